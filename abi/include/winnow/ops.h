@@ -1,0 +1,359 @@
+/* ops.h: the op table. Every piece of arithmetic in Winnow is one of these functions, for plugins
+ * (winnow.ops/1), for the framework and, stateless, for a host that wants the arithmetic alone.
+ *
+ * Each op takes one flat struct. All begin with the same five fields:
+ *   struct_size  WN_SIZEOF(the struct)
+ *   reserved     0
+ *   executor     how to spread the work; NULL: the calling thread alone
+ *   stream       CUDA stream; NULL on CPU
+ *   error        where a failure's text goes; NULL: nowhere
+ * Ops allocate nothing, keep no state and are reentrant. Results do not depend on the executor,
+ * nor on the batch's other members. Inputs are not changed. An op returns WN_EINVAL with a text for
+ * arguments that contradict each other, WN_EUNSUPPORTED for a dtype or shape that it does not take,
+ * and has then written nothing. Zero requests, rows or tokens are fine and do nothing.
+ *
+ * Conventions: softmax statistics are natural-log. A row that sees no key gives output 0 and LSE
+ * -inf. Order in attention: scale, ALiBi, soft cap, mask, softmax; sinks join the denominator once.
+ * -0 equals +0; ties go to the lower index; NaN scores count as -inf; -inf is never selected. */
+#ifndef WINNOW_OPS_H
+#define WINNOW_OPS_H
+
+#include "winnow/cache_view.h"
+#include "winnow/executor.h"
+#include "winnow/model.h"
+#include "winnow/selection.h"
+#include "winnow/status.h"
+#include "winnow/tensor.h"
+
+#define WN_MAX_HEAD_DIM 1024
+
+/* ---------------------------------------------------------------- cache family */
+
+/* Rotates q and k (optional), quantises k and v (if the cache's dtype asks for it) and writes them
+ * to their slots. Rotation of the pair (a, b) at position p with frequency f: a' = a cos(pf) -
+ * b sin(pf), b' = b cos(pf) + a sin(pf); angles in double. A per-token scale is
+ * max|x| / greatest code (448 e4m3, 127 int8), or 1 for a row of zeros. */
+typedef struct wn_append_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor q;             /* [tokens, num_heads, head_dim]; data NULL: q is not rotated here */
+    wn_tensor q_out;         /* like q; may be q itself */
+    wn_tensor k;             /* [tokens, num_kv_heads, head_dim]; F32, F16, BF16; data NULL: no k, v */
+    wn_tensor v;             /* [tokens, num_kv_heads, v_head_dim] */
+    wn_kv_view k_cache;      /* written, scales included */
+    wn_kv_view v_cache;
+    const int64_t *slot;     /* [tokens] page * tokens_per_page + place; negative: skip the token */
+    const int32_t *position; /* [tokens] logical, for RoPE and key_position */
+    int32_t *key_position;   /* paged as in wn_paged_kv.position, written; NULL: not kept */
+    int64_t key_position_page_stride, key_position_head_stride;
+    const float *rope_inverse_frequency; /* [rope_dim/2] or NULL: rope_theta^(-2i/rope_dim) */
+    float rope_theta;
+    uint32_t rope;           /* WN_ROPE_... */
+    uint32_t rope_dim, rope_offset;
+    uint32_t tokens_per_page;
+    uint32_t num_tokens;
+} wn_append_args;
+WN_STRUCT(wn_append_args, num_tokens);
+
+/* Moves the kept tokens of each request together, per KV head: kept token i of head h goes to slot
+ * destination[b] + i. K, V, their scales and positions move; no arithmetic touches the codes. */
+typedef struct wn_compact_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_paged_kv kv;          /* kv.length: physical length before */
+    const int32_t *indices;  /* slots to keep, strictly ascending; head h, request b:
+                                indices[h*head_stride + offsets[b] .. offsets[b+1]) */
+    const int32_t *offsets;  /* [batch + 1] */
+    int64_t head_stride;
+    const int32_t *destination; /* [batch] first slot to fill; NULL: 0 (to the front). To the end of
+                                   a prompt of P: P - n. destination + i must be on the same side
+                                   of indices[i] for all i of a list */
+} wn_compact_args;
+WN_STRUCT(wn_compact_args, destination);
+
+/* Widens a selection to whole pages: the union, per request and KV head, of the pages that its
+ * blocks touch, ascending. */
+typedef struct wn_gather_pages_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    const wn_selection *selection; /* physical, one row per request */
+    const int32_t *page_table;     /* [batch, page_table_stride] */
+    int64_t page_table_stride;
+    const int32_t *length;         /* [batch] physical */
+    uint32_t batch, num_kv_heads, tokens_per_page, reserved1;
+    int32_t *pages;        /* out [num_kv_heads, batch, pages_stride] page ids, rest untouched */
+    int64_t pages_stride;  /* >= ceil(longest / tokens_per_page) */
+    int32_t *page_count;   /* out [num_kv_heads, batch] */
+    int32_t *page_length;  /* out [num_kv_heads, batch] tokens in those pages: only the last page of
+                              the request can be partial */
+} wn_gather_pages_args;
+WN_STRUCT(wn_gather_pages_args, page_length);
+
+/* Copies whole pages inside one pool, byte for byte: copy on write. */
+typedef struct wn_copy_pages_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    void *pool;
+    int64_t page_bytes;       /* distance between pages and size of one */
+    const int32_t *source;    /* [count] page ids; no page is both a source and a destination */
+    const int32_t *destination;
+    int64_t count;
+} wn_copy_pages_args;
+WN_STRUCT(wn_copy_pages_args, count);
+
+/* ---------------------------------------------------------------- attend family */
+
+/* Statistics of one tile (tile_q query rows by tile_k keys) for a voting function. */
+typedef struct wn_tile_stats {
+    uint32_t struct_size;
+    uint32_t rows;            /* rows that vote; rows which see no key of the tile do not */
+    const double *tile_max;   /* [rows] greatest masked score of each row in this tile */
+    const double *running_max; /* [rows] greatest so far, this tile included */
+    int32_t request, head;    /* head: query head in context, KV head in generation */
+    int64_t first_key;        /* ordinal of the tile's first key among the keys attended to */
+} wn_tile_stats;
+WN_STRUCT(wn_tile_stats, first_key);
+
+enum { WN_TILE_NONE = 0, WN_TILE_SKIP_SOFTMAX = 1, WN_TILE_VOTE = 2 };
+
+/* A rule inside the attention kernel. A tile is left out (no exp, no sum, no V) only if every row
+ * of its voting unit agrees; the first tile that a unit sees never is. The voting unit is
+ *   context     one query head, tile_q consecutive query tokens of one request
+ *   generation  one KV head: all query heads of the group, all query tokens of the request
+ * SKIP_SOFTMAX: a row agrees when tile_max - running_max < log_threshold[request]; -inf never
+ * agrees and is bit-exact dense. VOTE: vote() returns 1 to leave the tile out; CPU only. */
+typedef struct wn_tile_policy {
+    uint32_t struct_size;
+    uint32_t kind;        /* WN_TILE_... */
+    uint32_t tile_q;      /* query tokens per tile, 1 .. 64, context only; 0: 64 */
+    uint32_t tile_k;      /* keys per tile, 1 .. 256; 0: 64 */
+    float *log_threshold; /* [batch] ln(lambda), host's buffer, filled by the plugin */
+    void *context;
+    int32_t (*vote)(void *context, const wn_tile_stats *stats);
+} wn_tile_policy;
+WN_STRUCT(wn_tile_policy, vote);
+
+/* Integer counters of one voting unit's head, added to atomically. Embedded by value: frozen. */
+typedef struct wn_attend_counters {
+    int64_t tiles_seen, tiles_skipped;
+    int64_t keys_read;   /* rows of K read: generation once per group, context once per query tile */
+    int64_t values_read; /* rows of V read: keys_read less those of skipped tiles */
+} wn_attend_counters;
+WN_STRUCT(wn_attend_counters, values_read);
+
+enum { WN_GRANULARITY_EXACT = 0, WN_GRANULARITY_PAGE = 1 };
+
+/* Attention over a paged cache, one struct for both ops: `context` for long runs of queries,
+ * `generation` for a few per request. They compute the same function and differ in what shares a
+ * tile (see wn_tile_policy) and in what they are fast at.
+ * Query token i of request b, with physical length L and n = q_len[b], sees slot j iff
+ *   j <= i + L - n                                    (causal, bottom-right), and
+ *   p(j) > P(i) - window, or p(j) < token_sinks       (window > 0), and
+ *   j is in its row of the selection                  (selection given),
+ * where p(j) is kv.position or j, and P(i) is q_position or i + L - n. */
+typedef struct wn_attend_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor q;                 /* [rows, num_heads, head_dim] F32, F16, BF16 */
+    const int32_t *q_begin;      /* [batch] first row of q of each request */
+    const int32_t *q_len;        /* [batch] query tokens; 0 is allowed, and so is q_len > length */
+    const int32_t *q_position;   /* [rows] logical, or NULL */
+    wn_paged_kv kv;
+    uint32_t causal;             /* 1 or 0 */
+    int32_t window;              /* newest positions visible, the query's own included; 0: all */
+    int32_t token_sinks;         /* first positions always visible, with window > 0 */
+    float softmax_scale;
+    float soft_cap;              /* c * tanh(s / c); 0: off */
+    uint32_t granularity;        /* WN_GRANULARITY_... of the selection */
+    const float *alibi_slopes;   /* [num_heads], adds slope * (p(j) - P(i)); NULL: off */
+    const float *sinks;          /* [num_heads] logits that join the denominator; NULL: off */
+    const wn_selection *selection; /* physical, WN_SELECTION_SORTED, no duplicates; NULL: dense */
+    const int32_t *selection_row;  /* [batch] first row of each request in the selection */
+    const wn_tile_policy *tile;  /* NULL: none */
+    wn_tensor out;               /* [rows, num_heads, v_head_dim], written for the requests' rows */
+    wn_tensor lse;               /* F32 [rows, num_heads]; data NULL: not wanted */
+    wn_attend_counters *counters; /* [num_heads] in context, [num_kv_heads] in generation; or NULL */
+} wn_attend_args;
+WN_STRUCT(wn_attend_args, counters);
+
+/* Merges partial attention outputs over disjoint key sets, in the order of the parts:
+ * lse = log sum exp(lse_p), out = sum exp(lse_p - lse) out_p; parts with LSE -inf count nothing. */
+typedef struct wn_merge_states_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor parts;     /* [parts, rows, num_heads, dim] F32, F16, BF16 */
+    wn_tensor parts_lse; /* F32 [parts, rows, num_heads] */
+    wn_tensor out;       /* [rows, num_heads, dim] */
+    wn_tensor lse;       /* F32 [rows, num_heads]; data NULL: not wanted */
+} wn_merge_states_args;
+WN_STRUCT(wn_merge_states_args, lse);
+
+/* ---------------------------------------------------------------- predict family */
+
+enum { WN_SCORES_PREFIX = 0, WN_SCORES_FULL = 1 };
+
+/* How much the last `window` queries of a prompt attend to each earlier key: softmax of each query
+ * head, summed over the window's queries and over the group. With L = kv.length[b] and
+ * n = max(L - window, 0) keys before the window:
+ *   PREFIX  the softmax covers slots 0 .. n-1 only
+ *   FULL    the softmax covers all slots, causal within the window; the window's part is dropped */
+typedef struct wn_window_scores_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor q;      /* [batch, window, num_heads, head_dim]: the queries of slots L-window .. L-1 */
+    wn_paged_kv kv;   /* only K is read */
+    float softmax_scale;
+    uint32_t normalise; /* WN_SCORES_... */
+    wn_tensor scores; /* out F32 [batch, num_kv_heads, >= longest n]; beyond n: untouched */
+} wn_window_scores_args;
+WN_STRUCT(wn_window_scores_args, scores);
+
+/* Sliding maximum: out[i] = max over |j - i| <= kernel_size/2 with 0 <= j < length. NaN counts as
+ * -inf. */
+typedef struct wn_pool_max_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor in;          /* F32 [rows, n] */
+    wn_tensor out;         /* F32 [rows, n], not overlapping in; beyond length: untouched */
+    const int32_t *length; /* [rows] or NULL: n */
+    uint32_t kernel_size;  /* odd */
+    uint32_t reserved1;
+} wn_pool_max_args;
+WN_STRUCT(wn_pool_max_args, reserved1);
+
+/* The k greatest scores of each row, written ascending by index and padded with -1. Greater score
+ * first, then lower index; NaN and -inf are never chosen. */
+typedef struct wn_topk_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor scores;      /* F32 [rows, n] */
+    const int32_t *length; /* [rows] or NULL: n */
+    const int32_t *k;      /* [rows] how many of each row, or NULL: k_max of each */
+    wn_tensor indices;     /* out I32 [rows, k_max] */
+    int32_t *count;        /* out [rows] how many were found, or NULL */
+    int64_t *nan_count;    /* added to atomically: NaN scores met; or NULL */
+} wn_topk_args;
+WN_STRUCT(wn_topk_args, nan_count);
+
+/* Brings landmarks up to date with slots [begin[b], kv.length[b]) of each request. A landmark whose
+ * first slot is >= begin starts afresh from +inf / -inf; one that begins earlier is merged with
+ * what is stored. Minimum and maximum are rounded to the landmarks' dtype (to nearest even). */
+typedef struct wn_landmark_update_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_paged_kv kv;       /* only K is read */
+    const int32_t *begin; /* [batch] */
+    wn_landmark_view landmarks; /* written */
+} wn_landmark_update_args;
+WN_STRUCT(wn_landmark_update_args, landmarks);
+
+/* How promising each landmark is for one query per request (RocketKV's second stage; sources in
+ * the rocket plugin). For KV head g with query heads h of its group:
+ *   channel c counts if it is among the topr greatest sum_h |q_h[c]| (ties: lower channel)
+ *   L[c] = maximum[c] if sum_h q_h[c] > 0, else minimum[c]
+ *   a_h = softmax_scale * sum over counted c of q_h[c] * L[c]
+ *   score = mean over h of softmax over the request's landmarks of a_h */
+typedef struct wn_landmark_scores_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor q;              /* [rows, num_heads, head_dim] */
+    const int32_t *q_row;     /* [batch] the row of q that asks for each request; negative: none */
+    wn_landmark_view landmarks;
+    const int32_t *page_table; /* [batch, page_table_stride] */
+    int64_t page_table_stride;
+    const int32_t *count;     /* [batch] landmarks of each request */
+    uint32_t batch, num_kv_heads, tokens_per_page;
+    uint32_t topr;            /* >= head_dim: all channels */
+    float softmax_scale;
+    uint32_t reserved1;
+    wn_tensor scores;         /* out F32 [batch, num_kv_heads, >= greatest count] */
+} wn_landmark_scores_args;
+WN_STRUCT(wn_landmark_scores_args, scores);
+
+/* Rounds to a narrower dtype (to nearest even, saturating for e4m3 and int8; e5m2 saturates too).
+ * out = round(in / scale), scale per row. */
+typedef struct wn_quantise_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor in;       /* [rows, n] F32, F16, BF16 */
+    wn_tensor out;      /* [rows, n] F32, F16, BF16, F8_E4M3, F8_E5M2, I8 */
+    float *scale;       /* [rows]; NULL: 1 */
+    uint32_t set_scale; /* 1: computed here as max|row| / greatest code (1 for zeros) and written;
+                           0: read */
+    uint32_t reserved1;
+} wn_quantise_args;
+WN_STRUCT(wn_quantise_args, reserved1);
+
+/* out = in * scale. */
+typedef struct wn_dequantise_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor in;       /* [rows, n] any float dtype or I8 */
+    wn_tensor out;      /* [rows, n] F32, F16, BF16 */
+    const float *scale; /* [rows]; NULL: 1 */
+} wn_dequantise_args;
+WN_STRUCT(wn_dequantise_args, scale);
+
+/* ---------------------------------------------------------------- the table */
+
+/* Grows only at its end. All functions [step] & concurrent; the CUDA table's & capture-safe. */
+typedef struct wn_ops {
+    uint32_t struct_size;
+    uint32_t device; /* WN_DEVICE_... that this table works on */
+    wn_status (*append)(const wn_append_args *args);
+    wn_status (*compact)(const wn_compact_args *args);
+    wn_status (*gather_pages)(const wn_gather_pages_args *args);
+    wn_status (*copy_pages)(const wn_copy_pages_args *args);
+    wn_status (*context)(const wn_attend_args *args);
+    wn_status (*generation)(const wn_attend_args *args);
+    wn_status (*merge_states)(const wn_merge_states_args *args);
+    wn_status (*window_scores)(const wn_window_scores_args *args);
+    wn_status (*pool_max)(const wn_pool_max_args *args);
+    wn_status (*topk)(const wn_topk_args *args);
+    wn_status (*landmark_update)(const wn_landmark_update_args *args);
+    wn_status (*landmark_scores)(const wn_landmark_scores_args *args);
+    wn_status (*quantise)(const wn_quantise_args *args);
+    wn_status (*dequantise)(const wn_dequantise_args *args);
+} wn_ops;
+WN_STRUCT(wn_ops, dequantise);
+
+#endif

@@ -1,0 +1,18 @@
+/* kernels.h: the door of this folder. Everything else here is reached through the op table. */
+#ifndef WN_KERNELS_H
+#define WN_KERNELS_H
+
+#include "winnow/ops.h"
+
+/* The CPU table: the reference, overwritten by the best variant that the machine has and that
+ * WINNOW_KERNELS allows. The same pointer at every call; thread-safe. */
+const wn_ops *wn_kernels_cpu(void);
+
+/* One line per op: its name, the variant chosen and why. Static. */
+const char *wn_kernels_cpu_report(void);
+
+/* One variant's table by name ("ref"), for checks and benchmarks; ops that the variant lacks are
+ * the reference's. NULL if there is no such variant or the machine lacks it. */
+const wn_ops *wn_kernels_variant(const char *name);
+
+#endif
