@@ -3,6 +3,6 @@
 #ifndef WINNOW_LAYOUT_H
 #define WINNOW_LAYOUT_H
 
-#define WN_ABI_LAYOUT 0x0000000000000000ULL
+#define WN_ABI_LAYOUT 0xa88b039ded242dbfULL
 
 #endif

@@ -26,6 +26,8 @@
 #include "winnow/tensor.h"
 
 #define WN_MAX_HEAD_DIM 1024
+#define WN_MAX_VOTING_ROWS 1024 /* of one voting unit, see wn_tile_policy */
+#define WN_MAX_WINDOW_ROWS 4096 /* window queries times query heads per KV head: wn_window_scores */
 
 /* ---------------------------------------------------------------- cache family */
 
@@ -120,7 +122,7 @@ typedef struct wn_tile_stats {
     uint32_t struct_size;
     uint32_t rows;            /* rows that vote; rows which see no key of the tile do not */
     const double *tile_max;   /* [rows] greatest masked score of each row in this tile */
-    const double *running_max; /* [rows] greatest so far, this tile included */
+    const double *running_max; /* [rows] greatest of the tiles kept so far and this one */
     int32_t request, head;    /* head: query head in context, KV head in generation */
     int64_t first_key;        /* ordinal of the tile's first key among the keys attended to */
 } wn_tile_stats;
@@ -131,7 +133,13 @@ enum { WN_TILE_NONE = 0, WN_TILE_SKIP_SOFTMAX = 1, WN_TILE_VOTE = 2 };
 /* A rule inside the attention kernel. A tile is left out (no exp, no sum, no V) only if every row
  * of its voting unit agrees; the first tile that a unit sees never is. The voting unit is
  *   context     one query head, tile_q consecutive query tokens of one request
- *   generation  one KV head: all query heads of the group, all query tokens of the request
+ *   generation  one KV head: all query heads of the group, all query tokens of the request; more
+ *               than WN_MAX_VOTING_ROWS rows are WN_EUNSUPPORTED
+ * and, where there is a selection, only those of its queries that share a row of it (tile_q then
+ * counts from the first query of that row). Rows that see no key of a tile do not vote, a tile of
+ * which no row sees a key counts as not seen. Tile t is slots t*tile_k .. (t+1)*tile_k - 1, or, with
+ * a selection, that many consecutive selected tokens. A tile that is left out changes nothing, the
+ * running maxima included.
  * SKIP_SOFTMAX: a row agrees when tile_max - running_max < log_threshold[request]; -inf never
  * agrees and is bit-exact dense. VOTE: vote() returns 1 to leave the tile out; CPU only. */
 typedef struct wn_tile_policy {
@@ -214,7 +222,8 @@ enum { WN_SCORES_PREFIX = 0, WN_SCORES_FULL = 1 };
  * head, summed over the window's queries and over the group. With L = kv.length[b] and
  * n = max(L - window, 0) keys before the window:
  *   PREFIX  the softmax covers slots 0 .. n-1 only
- *   FULL    the softmax covers all slots, causal within the window; the window's part is dropped */
+ *   FULL    the softmax covers all slots, causal within the window; the window's part is dropped
+ * More than WN_MAX_WINDOW_ROWS rows of queries per KV head are WN_EUNSUPPORTED. */
 typedef struct wn_window_scores_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -255,7 +264,7 @@ typedef struct wn_topk_args {
     wn_error *error;
     wn_tensor scores;      /* F32 [rows, n] */
     const int32_t *length; /* [rows] or NULL: n */
-    const int32_t *k;      /* [rows] how many of each row, or NULL: k_max of each */
+    const int32_t *k;      /* [rows] how many of each row, 0 .. k_max, or NULL: k_max of each */
     wn_tensor indices;     /* out I32 [rows, k_max] */
     int32_t *count;        /* out [rows] how many were found, or NULL */
     int64_t *nan_count;    /* added to atomically: NaN scores met; or NULL */
@@ -264,7 +273,8 @@ WN_STRUCT(wn_topk_args, nan_count);
 
 /* Brings landmarks up to date with slots [begin[b], kv.length[b]) of each request. A landmark whose
  * first slot is >= begin starts afresh from +inf / -inf; one that begins earlier is merged with
- * what is stored. Minimum and maximum are rounded to the landmarks' dtype (to nearest even). */
+ * what is stored. Minimum and maximum are rounded to the landmarks' dtype (to nearest even); zeros
+ * are stored as +0, NaN keys are passed over. */
 typedef struct wn_landmark_update_args {
     uint32_t struct_size;
     uint32_t reserved;

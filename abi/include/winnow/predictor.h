@@ -59,8 +59,10 @@ typedef struct wn_predictor_interface {
      * nothing else; 0 <= result <= length. Required with RETAIN. [control] [step] & concurrent */
     int32_t (*retained_count)(void *instance, int32_t length);
     /* After attention, for requests whose prompt is complete: which slots stay, per KV head, CSR
-     * with offsets, ascending, retained_count() of them. Requests of which everything stays are
-     * not in the call. [step] & capture-safe */
+     * with offsets, physical, ascending, retained_count() of them. Requests of which everything
+     * stays are not in the call. q_len is 0: with a chunked prompt most of its queries are gone;
+     * observe() is where a method puts aside what it will need. kv.length is the length before the
+     * compaction. [step] & capture-safe */
     wn_status (*retain)(void *instance, const wn_step_args *args, wn_selection *out);
     /* Before attention: what each query attends to. [step] & capture-safe */
     wn_status (*select)(void *instance, const wn_step_args *args, wn_selection *out);

@@ -6,7 +6,8 @@
 
 /* What an index counts. Physical: block i is slots [i*block_size, (i+1)*block_size) of the request.
  * Logical: block i is the tokens whose position lies in that range; tokens that were evicted are
- * not there and are not an error. */
+ * not there and are not an error. The host translates logical lists to slots in place: on a layer
+ * that evicts they must therefore have block_size 1 and a list per KV head (WN_EUNSUPPORTED). */
 enum { WN_INDEX_PHYSICAL = 1, WN_INDEX_LOGICAL = 2 };
 
 enum {

@@ -133,7 +133,9 @@ typedef struct wn_engine_options {
     uint32_t max_step_tokens; /* query tokens in one step [8192] */
     uint32_t kv_dtype;        /* WN_F32, F16, BF16, F8_E4M3, I8 [the model's dtype] */
     uint32_t device;          /* WN_DEVICE_CPU [CPU] */
-    uint32_t reserved;
+    /* 1: keep the logical position of every key, so that positions given with wn_batch_begin may
+     * have gaps. Layers that evict keep them anyway. 4 bytes per token, KV head and layer. */
+    uint32_t keep_positions;
     const char *layout;       /* "hnd", "nhd", "vec" ["hnd"]; copied */
     const wn_executor *executor; /* NULL: OpenMP. Must outlive the engine */
 } wn_engine_options;
@@ -211,7 +213,8 @@ typedef struct wn_batch_item {
     wn_sequence sequence;
     int32_t num_tokens; /* >= 0 */
     int32_t reserved;
-    /* [num_tokens] logical positions, ascending; NULL: go on from where the sequence is. */
+    /* [num_tokens] logical positions, ascending, beyond all earlier ones; NULL: go on from where the
+     * sequence is. Gaps need wn_engine_options.keep_positions. */
     const int32_t *positions;
 } wn_batch_item;
 WN_STRUCT(wn_batch_item, positions);
@@ -223,7 +226,8 @@ WN_EXPORT wn_status wn_batch_begin(wn_engine *engine, const wn_batch_item *items
                                    uint32_t num_items, wn_batch **batch);
 
 enum {
-    /* Check everything, compute nothing: out is 0, lse is -inf. For a host's profiling run. */
+    /* Check everything, compute nothing: out is 0, lse is -inf. For a host's profiling run; such a
+     * batch ends with wn_batch_abort. */
     WN_ATTENTION_DRY_RUN = 1
 };
 
@@ -256,10 +260,11 @@ typedef struct wn_attention_args {
 } wn_attention_args;
 WN_STRUCT(wn_attention_args, reserved);
 
-/* Every layer once per batch, in any order. If it fails, the batch can only be ended or aborted. */
+/* Every layer once per batch (or once to append, then once to attend), in any order. If it fails,
+ * the batch can only be ended or aborted. */
 WN_EXPORT wn_status wn_attention(wn_batch *batch, uint32_t layer, const wn_attention_args *args);
-/* Frees evicted pages, closes the step. WN_ESTATE if a layer of a group that evicts was left out:
- * then the step is undone as by wn_batch_abort. The batch is gone in either case. */
+/* Frees evicted pages, closes the step. WN_ESTATE if wn_attention failed, or if a layer was left out
+ * or only appended: then the step is undone as by wn_batch_abort. The batch is gone in either case. */
 WN_EXPORT wn_status wn_batch_end(wn_batch *batch);
 /* Undoes the step: sequences have their lengths from before it; what methods keep per sequence may
  * be ahead. Sequences which a layer has already compacted in this step cannot be restored: they are
@@ -327,11 +332,11 @@ WN_EXPORT const char *wn_dtype_name(uint32_t dtype);
 WN_EXPORT uint32_t wn_dtype_from_name(const char *name);
 WN_EXPORT uint32_t wn_dtype_bytes(uint32_t dtype);
 
-struct DLTensor; /* dlpack.h */
-/* Views of the same memory; nothing is copied or owned. */
-WN_EXPORT wn_status wn_tensor_from_dlpack(const struct DLTensor *from, wn_tensor *to);
-/* shape, strides: the caller's [WN_MAX_DIMS], which *to points to afterwards. */
-WN_EXPORT wn_status wn_tensor_to_dlpack(const wn_tensor *from, struct DLTensor *to, int64_t *shape,
+/* Views of the same memory; nothing is copied or owned. dltensor: a `DLTensor *` of dlpack.h, which
+ * has no name that could be declared here. */
+WN_EXPORT wn_status wn_tensor_from_dlpack(const void *dltensor, wn_tensor *to);
+/* shape, strides: the caller's [WN_MAX_DIMS], which the DLTensor points to afterwards. */
+WN_EXPORT wn_status wn_tensor_to_dlpack(const wn_tensor *from, void *dltensor, int64_t *shape,
                                         int64_t *strides);
 
 #ifdef __cplusplus
