@@ -66,14 +66,17 @@ void wn_kvcache_allocated(const wn_kvcache *cache, wn_kvcache_plan *plan);
 
 /* Sequences. Ids are never reused. WN_ENOTFOUND for an id that is no sequence, WN_EBUSY for one
  * that is in a step. */
+/* WN_ERANGE while max_sequences are alive; fork too. */
 wn_status wn_kvcache_sequence_create(wn_kvcache *cache, int64_t *sequence, wn_error *error);
 /* Shares all pages; copies sequence-scope auxiliary memory. */
 wn_status wn_kvcache_sequence_fork(wn_kvcache *cache, int64_t parent, int64_t *child,
                                    wn_error *error);
+/* To a length between what an eviction has chosen among and the present one, else WN_ERANGE. */
 wn_status wn_kvcache_sequence_truncate(wn_kvcache *cache, int64_t sequence, int32_t length,
                                        wn_error *error);
 wn_status wn_kvcache_sequence_free(wn_kvcache *cache, int64_t sequence, wn_error *error);
-/* Any of the outputs may be NULL. next_position: one more than the last token's. */
+/* Any of the outputs may be NULL. next_position: one more than the last token's; a step's positions
+ * count as consecutive when truncate cuts into it (position_runs.h). */
 wn_status wn_kvcache_sequence_length(const wn_kvcache *cache, int64_t sequence, uint32_t group,
                                      int32_t *logical, int32_t *physical, int32_t *next_position,
                                      wn_error *error);
@@ -92,13 +95,15 @@ typedef struct wn_kvcache_item {
 
 /* Takes pages for the new tokens of all items, makes private every page that will be written
  * (copying the bundle), marks the sequences as busy, and advances their lengths. All or nothing:
- * WN_ENOPAGES, WN_EBUSY, WN_ENOTFOUND, WN_EINVAL (a sequence twice) leave everything as it was.
+ * WN_ENOPAGES, WN_EBUSY, WN_ENOTFOUND, WN_EINVAL (a sequence twice) and WN_ERANGE (more than
+ * max_pages_per_sequence) leave everything as it was.
  * The error says how many pages of which group were missing. Allocates nothing in steady state. */
 wn_status wn_kvcache_begin(wn_kvcache *cache, const wn_kvcache_item *items, uint32_t num_items,
                            wn_error *error);
 /* A busy sequence's group now holds `length` tokens after a compaction of all the group's layers;
  * its surplus pages are freed by wn_kvcache_end. Tokens before that point can no longer be
- * truncated. */
+ * truncated. WN_ESTATE unless begin was told (will_compact); WN_EINVAL for a group that keeps no
+ * positions; WN_ERANGE for more tokens than there are. */
 wn_status wn_kvcache_compacted(wn_kvcache *cache, int64_t sequence, uint32_t group, int32_t length,
                                wn_error *error);
 /* Ends the step for these sequences: no longer busy, surplus pages freed. */
@@ -116,7 +121,8 @@ void wn_kvcache_view(const wn_kvcache *cache, uint32_t layer, wn_paged_kv *view)
 /* View of the index-th auxiliary pool of a layer. */
 void wn_kvcache_aux_view(const wn_kvcache *cache, uint32_t layer, uint32_t index,
                          wn_aux_view *view);
-/* Copies page tables (rows of `stride` entries, unused ones -1) and physical lengths of sequences. */
+/* Copies page tables (rows of `stride` entries, unused ones -1) and physical lengths of sequences;
+ * an id that is no sequence has length 0. */
 void wn_kvcache_tables(const wn_kvcache *cache, uint32_t group, const int64_t *sequences,
                        uint32_t num_sequences, int32_t *page_table, int64_t stride,
                        int32_t *length);
