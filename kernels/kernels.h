@@ -15,4 +15,7 @@ const char *wn_kernels_cpu_report(void);
  * the reference's. NULL if there is no such variant or the machine lacks it. */
 const wn_ops *wn_kernels_variant(const char *name);
 
+/* The names of all variants in this build, the reference first; NULL for an index beyond them. */
+const char *wn_kernels_variant_name(uint32_t index);
+
 #endif

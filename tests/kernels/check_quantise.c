@@ -1,0 +1,135 @@
+/* check_quantise.c: checks of quantise and dequantise. */
+#include "check.h"
+
+static const uint32_t activations[] = {WN_F32, WN_F16, WN_BF16};
+
+static double greatest_code(uint32_t dtype)
+{
+    return dtype == WN_I8 ? 127 : dtype == WN_F8_E4M3 ? 448 : dtype == WN_F8_E5M2 ? 57344 : 0;
+}
+
+static float *draw_scales(wn_check *check, int64_t rows, double typical)
+{
+    float *scale = wn_check_input(check, (size_t)rows * sizeof *scale);
+    for (int64_t r = 0; r < rows; r++)
+        scale[r] = (float)(typical * (1.5 + wn_random_signed(&check->random)));
+    return scale;
+}
+
+/* The scale that a row should have, from its greatest magnitude. */
+static float scale_oracle(const wn_quantise_args *args, int64_t row)
+{
+    double greatest = 0;
+    for (int64_t i = 0; i < args->in.shape[1]; i++)
+        greatest = fmax(greatest, fabs(wn_check_at(&args->in, row, i, 0, 0)));
+    float scale = (float)(greatest / greatest_code(args->out.dtype));
+    return scale == 0 ? 1 : scale;
+}
+
+static void quantise_case(wn_check *check, uint32_t in, uint32_t out, int scales)
+{
+    static const int64_t widths[] = {0, 1, 7, 16, 31, 64, 130};
+    int64_t rows = wn_random_below(&check->random, 7),
+            n = widths[wn_random_below(&check->random, 7)];
+    wn_data_kind kind = (wn_data_kind)wn_random_below(&check->random, WN_DATA_KINDS);
+    wn_check_case(check, "dtype %u to %u, %lld by %lld, scales %d, %s", in, out, (long long)rows,
+                  (long long)n, scales, wn_data_name(kind));
+    wn_quantise_args args = {.struct_size = WN_SIZEOF(wn_quantise_args), .set_scale = scales == 2};
+    args.in = wn_check_tensor(check, in, kind, 2, (int64_t[]){rows, n});
+    args.out = wn_check_tensor_out(check, out, 2, (int64_t[]){rows, n});
+    if (scales == 1)
+        args.scale = draw_scales(check, rows, 0.01);
+    if (scales == 2)
+        args.scale = wn_check_output(check, (size_t)rows * sizeof(float));
+    WN_CHECK_RUN(check, quantise, args);
+    for (int64_t r = 0; r < rows; r++) {
+        if (scales == 2)
+            wn_check_close(check, "scale", r, args.scale[r], scale_oracle(&args, r), WN_F32);
+        double scale = args.scale != NULL ? args.scale[r] : 1;
+        for (int64_t i = 0; i < n; i++)
+            wn_check_close(check, "out", r * n + i, wn_check_at(&args.out, r, i, 0, 0),
+                           wn_check_round(out, wn_check_at(&args.in, r, i, 0, 0) / scale), out);
+    }
+}
+
+/* What the op must not take. */
+static void refuse_quantise(wn_check *check)
+{
+    wn_check_case(check, "refused");
+    wn_quantise_args good = {.struct_size = WN_SIZEOF(wn_quantise_args)}, args;
+    good.in = wn_check_tensor(check, WN_F32, WN_DATA_NOISE, 2, (int64_t[]){2, 3});
+    good.out = wn_check_tensor_out(check, WN_I8, 2, (int64_t[]){2, 3});
+    args = good;
+    args.struct_size = 8;
+    WN_CHECK_REFUSED(check, quantise, args, WN_EINVAL);
+    args = good;
+    args.set_scale = 1; /* nowhere to write it */
+    WN_CHECK_REFUSED(check, quantise, args, WN_EINVAL);
+    args = good;
+    args.out.shape[1] = 2;
+    WN_CHECK_REFUSED(check, quantise, args, WN_EINVAL);
+    args = good;
+    args.in.dtype = WN_I8;
+    WN_CHECK_REFUSED(check, quantise, args, WN_EUNSUPPORTED);
+    args = good;
+    args.out.dtype = WN_I32;
+    WN_CHECK_REFUSED(check, quantise, args, WN_EUNSUPPORTED);
+}
+
+void wn_check_quantise(wn_check *check)
+{
+    refuse_quantise(check);
+    static const uint32_t outs[] = {WN_F32, WN_F16, WN_BF16, WN_F8_E4M3, WN_F8_E5M2, WN_I8};
+    for (int repeat = 0; repeat < 4; repeat++)
+        for (int i = 0; i < 3; i++)
+            for (int j = 0; j < 6; j++)
+                for (int scales = 0; scales < (greatest_code(outs[j]) > 0 ? 3 : 2); scales++)
+                    quantise_case(check, activations[i], outs[j], scales);
+}
+
+/* What the op must not take. */
+static void refuse_dequantise(wn_check *check)
+{
+    wn_check_case(check, "refused");
+    wn_dequantise_args good = {.struct_size = WN_SIZEOF(wn_dequantise_args)}, args;
+    good.in = wn_check_tensor(check, WN_I8, WN_DATA_LARGE, 2, (int64_t[]){2, 3});
+    good.out = wn_check_tensor_out(check, WN_F32, 2, (int64_t[]){2, 3});
+    args = good;
+    args.struct_size = 8;
+    WN_CHECK_REFUSED(check, dequantise, args, WN_EINVAL);
+    args = good;
+    args.in.ndim = 1;
+    WN_CHECK_REFUSED(check, dequantise, args, WN_EINVAL);
+    args = good;
+    args.in.dtype = WN_I64;
+    WN_CHECK_REFUSED(check, dequantise, args, WN_EUNSUPPORTED);
+    args = good;
+    args.out.dtype = WN_I8;
+    WN_CHECK_REFUSED(check, dequantise, args, WN_EUNSUPPORTED);
+}
+
+void wn_check_dequantise(wn_check *check)
+{
+    refuse_dequantise(check);
+    static const uint32_t ins[] = {WN_F32, WN_F16, WN_BF16, WN_F8_E4M3, WN_F8_E5M2, WN_I8};
+    for (int c = 0; c < 6 * 3 * 6; c++) {
+        uint32_t in = ins[c % 6], out = activations[c / 6 % 3];
+        int64_t rows = wn_random_below(&check->random, 6);
+        int64_t n = wn_random_below(&check->random, 70);
+        wn_data_kind kind = (wn_data_kind)wn_random_below(&check->random, WN_DATA_KINDS);
+        wn_check_case(check, "dtype %u to %u, %lld by %lld, %s", in, out, (long long)rows,
+                      (long long)n, wn_data_name(kind));
+        wn_dequantise_args args = {.struct_size = WN_SIZEOF(wn_dequantise_args)};
+        args.in = wn_check_tensor(check, in, kind, 2, (int64_t[]){rows, n});
+        args.out = wn_check_tensor_out(check, out, 2, (int64_t[]){rows, n});
+        if (wn_random_below(&check->random, 2))
+            args.scale = draw_scales(check, rows, 0.01);
+        WN_CHECK_RUN(check, dequantise, args);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t i = 0; i < n; i++)
+                wn_check_close(check, "out", r * n + i, wn_check_at(&args.out, r, i, 0, 0),
+                               wn_check_at(&args.in, r, i, 0, 0) *
+                                   (args.scale != NULL ? args.scale[r] : 1),
+                               out);
+    }
+}
