@@ -2,7 +2,7 @@
  * the same for every method, phase and device; what differs is data in the args. Nothing here
  * allocates, locks or logs. */
 #include "core/batch.h"
-#include "core/selection.h"
+#include "core/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -227,7 +227,7 @@ static void for_method(const call *c, const wn_layer_method *on_layer, wn_step_a
                 inputs[i] = c->args->inputs[at];
 }
 
-/* Prefixes the method's name to its error text: "rocket: ...". */
+/* Prefixes the method's name to its error text: "NAME: ...". */
 static wn_status blame(const call *c, const wn_layer_method *on_layer, const char *what,
                        wn_status status)
 {

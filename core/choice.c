@@ -1,5 +1,5 @@
-/* selection.c: a plugin's choice is checked before any kernel trusts it. Nothing here allocates. */
-#include "core/selection.h"
+/* choice.c: a plugin's choice is checked before any kernel trusts it. Nothing here allocates. */
+#include "core/choice.h"
 
 #include "winnow/ops.h"
 

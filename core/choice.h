@@ -1,7 +1,7 @@
-/* selection.h (core): checks what plugins chose, and brings it into the one form that the ops take:
+/* choice.h: checks what plugins chose, and brings it into the one form that the ops take:
  * slots, ascending, no duplicates. Private to core. */
-#ifndef WN_CORE_SELECTION_H
-#define WN_CORE_SELECTION_H
+#ifndef WN_CHOICE_H
+#define WN_CHOICE_H
 
 #include "winnow/cache_view.h"
 #include "winnow/selection.h"

@@ -15,7 +15,7 @@ typedef struct wn_reason_list {
 
 void wn_reason_add(wn_reason_list *list, const char *format, ...) WN_PRINTF(2, 3);
 void wn_reasons_clear(wn_reason_list *list);
-/* The list as the table that plugins add to. prefix ("rocket: ") goes before each line. */
+/* The list as the table that plugins add to. prefix ("NAME: ") goes before each line. */
 typedef struct wn_reason_adapter {
     wn_reasons reasons;
     wn_reason_list *list;

@@ -1,4 +1,4 @@
-/* sequence.c: a request's life in the cache, and the events that methods hear of it. */
+/* sequence_events.c: a request's life in the cache, and the events that methods hear of it. */
 #include "core/engine.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* test_selection.c: what plugins choose is checked, translated and counted. */
-#include "core/selection.h"
+/* test_choice.c: what plugins choose is checked, translated and counted. */
+#include "core/choice.h"
 #include "tests/suite.h"
 #include "winnow/ops.h"
 
@@ -211,7 +211,7 @@ static void random_lists_against_a_bitmap(void)
     }
 }
 
-WN_SUITE("core.selection", {"lists are sorted and cleaned", lists_are_sorted_and_cleaned},
+WN_SUITE("core.choice", {"lists are sorted and cleaned", lists_are_sorted_and_cleaned},
          {"counts stop at causality", counts_stop_at_causality},
          {"pages are counted once", pages_are_counted_once},
          {"logical lists become slots", logical_lists_become_slots},

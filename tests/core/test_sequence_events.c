@@ -1,4 +1,4 @@
-/* test_sequence.c: forks and truncations, as a host sees them. */
+/* test_sequence_events.c: forks and truncations, as a host sees them. */
 #include "check_engine.h"
 
 #include <string.h>
@@ -67,5 +67,5 @@ static void truncation_forgets(void)
     check_close(&c);
 }
 
-WN_SUITE("core.sequence", {"forks go their own way", forks_go_their_own_way},
+WN_SUITE("core.sequence_events", {"forks go their own way", forks_go_their_own_way},
          {"truncation forgets", truncation_forgets})

@@ -4,7 +4,7 @@
  * then, step by step, hands over queries, keys and values:
  *
  *     wn_registry *registry;  wn_registry_open(NULL, &registry);
- *     wn_config *config;      wn_config_load("rocket.yaml", &config);
+ *     wn_config *config;      wn_config_load("sparse.yaml", &config);
  *     wn_engine *engine;      wn_engine_create(registry, config, &model, NULL, &engine);
  *     wn_sequence sequence;   wn_sequence_create(engine, &sequence);
  *     ...
@@ -159,7 +159,7 @@ typedef struct wn_memory_plan {
     uint64_t page_table_bytes;
     uint64_t workspace_bytes; /* plugins' workspaces and selections, for one open batch */
     uint64_t aux_bytes[16];
-    const char *aux_name[16]; /* "rocket.landmarks"; live until the plugin is unloaded */
+    const char *aux_name[16]; /* "method.pool"; live until the plugin is unloaded */
     uint64_t total_bytes;
 } wn_memory_plan;
 WN_STRUCT(wn_memory_plan, total_bytes);
