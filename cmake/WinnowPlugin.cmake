@@ -5,6 +5,21 @@
 # the validator becomes a test named validate.<algorithm>.
 set(_winnow_plugin_map ${CMAKE_CURRENT_LIST_DIR}/plugin.map)
 
+# The linking rules alone, for a target that was made otherwise.
+function(winnow_plugin_linking target)
+  set_target_properties(${target} PROPERTIES
+    C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+    SKIP_BUILD_RPATH ON INSTALL_RPATH "")
+  set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${_winnow_plugin_map})
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-gnu-unique>)
+  target_link_options(${target} PRIVATE
+    -Wl,-Bsymbolic -Wl,-z,now -Wl,-z,relro -Wl,-z,noexecstack
+    -Wl,--version-script=${_winnow_plugin_map})
+  if(NOT WINNOW_SANITIZE) # the sanitizers' runtime is resolved late, by design
+    target_link_options(${target} PRIVATE -Wl,-z,defs)
+  endif()
+endfunction()
+
 function(winnow_add_plugin)
   cmake_parse_arguments(PARSE_ARGV 0 plugin "" "NAME" "SOURCES")
   if(NOT plugin_NAME OR NOT plugin_SOURCES OR plugin_UNPARSED_ARGUMENTS)
@@ -13,16 +28,8 @@ function(winnow_add_plugin)
   set(target ${plugin_NAME}_winnow_plugin)
   add_library(${target} MODULE ${plugin_SOURCES})
   target_link_libraries(${target} PRIVATE winnow::abi m)
-  set_target_properties(${target} PROPERTIES
-    PREFIX "" OUTPUT_NAME ${plugin_NAME} SUFFIX .so
-    C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
-    LINK_DEPENDS ${_winnow_plugin_map})
-  target_compile_options(${target} PRIVATE -fno-gnu-unique)
-  target_link_options(${target} PRIVATE
-    -Wl,-Bsymbolic -Wl,-z,now -Wl,-z,relro -Wl,--version-script=${_winnow_plugin_map})
-  if(NOT WINNOW_SANITIZE) # the sanitizers' runtime is resolved late, by design
-    target_link_options(${target} PRIVATE -Wl,-z,defs)
-  endif()
+  set_target_properties(${target} PROPERTIES PREFIX "" OUTPUT_NAME ${plugin_NAME} SUFFIX .so)
+  winnow_plugin_linking(${target})
   if(TARGET winnow_command)
     set(command $<TARGET_FILE:winnow_command>)
   elseif(WINNOW_COMMAND)
