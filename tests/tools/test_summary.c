@@ -1,0 +1,95 @@
+/* test_summary.c: the sentences and the JSON of a run. */
+#include "suite.h"
+#include "tools/check_replay.h"
+#include "tools/check_trace.h"
+#include "tools/summary.h"
+
+#include <jansson.h>
+#include <string.h>
+
+static wn_trace *trace;
+static wn_replay *replays[2];
+static wn_fact *fact;
+static wn_run run;
+
+static void begin(void)
+{
+    trace = check_replay_trace();
+    replays[0] = check_replay_make(trace, "dense", 0, 0);
+    replays[1] = check_replay_make(trace, "method", 10, 50);
+    if (wn_fact_find(trace, &fact, NULL) != WN_OK)
+        abort();
+    run = (wn_run){.trace = trace, .replays = replays, .count = 2, .fact = fact, .by_layer = 1};
+}
+
+static void end(void)
+{
+    wn_fact_free(fact);
+    wn_replay_free(replays[0]);
+    wn_replay_free(replays[1]);
+    wn_trace_close(trace);
+}
+
+static void for_people(void)
+{
+    char *made = NULL;
+    size_t bytes;
+    begin();
+    FILE *to = open_memstream(&made, &bytes);
+    wn_summary_print(&run, to);
+    fclose(to);
+    CU_ASSERT_PTR_NOT_NULL(strstr(made, "lost most in layer 3, head 0 (KV head 0)"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(made, "lost the fact"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(made, "50%"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(made, "layer 5"));
+    for (const char *line = made; *line != '\0'; line += strcspn(line, "\n") + 1)
+        CU_ASSERT(strcspn(line, "\n") <= 110);
+    free(made);
+    end();
+}
+
+static void excess_is_said(void)
+{
+    char text[256];
+    begin();
+    wn_summary_excess(&run, replays[1], text, sizeof text);
+    CU_ASSERT_STRING_EQUAL(text, "");
+    replays[1]->layers[0].lse[CHECK_CONTEXT * CHECK_HEADS + 1] += 3;
+    wn_summary_excess(&run, replays[1], text, sizeof text);
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, "something is wrong"));
+    end();
+}
+
+static void short_buffers_are_kept(void)
+{
+    char text[24];
+    begin();
+    wn_summary_trace(trace, text, sizeof text);
+    CU_ASSERT_EQUAL(strlen(text), sizeof text - 1);
+    wn_summary_fact(&run, replays[1], -1, text, sizeof text);
+    CU_ASSERT_EQUAL(strlen(text), sizeof text - 1);
+    end();
+}
+
+static void for_programs(void)
+{
+    char *made = NULL;
+    size_t bytes;
+    begin();
+    FILE *to = open_memstream(&made, &bytes);
+    CU_ASSERT_EQUAL(wn_summary_print_json(&run, to), WN_OK);
+    fclose(to);
+    json_t *all = json_loads(made, JSON_REJECT_DUPLICATES, NULL);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(all);
+    json_t *method = json_array_get(json_object_get(all, "methods"), 1);
+    CU_ASSERT_DOUBLE_EQUAL(json_number_value(json_object_get(method, "kept_share")), 0.5, 1e-9);
+    CU_ASSERT_STRING_EQUAL(
+        json_string_value(json_object_get(json_object_get(method, "fact"), "verdict")), "lost");
+    CU_ASSERT_EQUAL(json_array_size(json_object_get(method, "layers")), 2);
+    json_decref(all);
+    free(made);
+    end();
+}
+
+WN_SUITE("tools.summary", {"for people", for_people}, {"excess mass is said", excess_is_said},
+         {"short buffers are kept", short_buffers_are_kept}, {"for programs", for_programs})
