@@ -188,7 +188,8 @@ static wn_status plan_memory(wn_engine *e, wn_reason_list *reasons)
                                  .scale_bytes = plan.scale_bytes,
                                  .position_bytes = plan.position_bytes,
                                  .page_table_bytes = plan.page_table_bytes,
-                                 .workspace_bytes = wn_batch_bytes(e)};
+                                 .workspace_bytes = wn_batch_bytes(e),
+                                 .capacity_tokens = (uint64_t)e->num_pages * e->tokens_per_page};
     for (uint32_t i = 0; i < e->num_aux; i++)
         plan_aux(&e->memory, e->aux[i].pool.layout, wn_kvcache_aux_bytes(&shape, i));
     e->memory.total_bytes = plan.total_bytes + e->memory.workspace_bytes;

@@ -57,6 +57,8 @@ static void memory_is_what_was_planned(void)
         CU_ASSERT_EQUAL(allocated.scale_bytes, memory.scale_bytes);
         CU_ASSERT_EQUAL(allocated.position_bytes, memory.position_bytes);
         CU_ASSERT(memory.position_bytes > 0);
+        CU_ASSERT(memory.capacity_tokens >= 100 &&
+                  memory.capacity_tokens < 100 + options.tokens_per_page);
         CU_ASSERT(memory.num_aux == 1 && memory.aux_bytes[0] == allocated.aux_bytes);
         CU_ASSERT_EQUAL(allocated.total_bytes + memory.workspace_bytes, memory.total_bytes);
         check_close(&c);

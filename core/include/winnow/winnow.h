@@ -160,6 +160,7 @@ typedef struct wn_memory_plan {
     uint64_t workspace_bytes; /* plugins' workspaces and selections, for one open batch */
     uint64_t aux_bytes[16];
     const char *aux_name[16]; /* "method.pool"; live until the plugin is unloaded */
+    uint64_t capacity_tokens; /* what the pages of a layer hold: divides into bytes per token */
     uint64_t total_bytes;
 } wn_memory_plan;
 WN_STRUCT(wn_memory_plan, total_bytes);
