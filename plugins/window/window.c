@@ -2,8 +2,6 @@
  * request and to the newest ones. The smallest useful plugin: read it as the example. */
 #include "winnow/plugin.h"
 
-#include <string.h>
-
 WN_PLUGIN_NOTE("window", "1.0", "MIT", WN_HAS_CONFIG | WN_HAS_PREDICTOR, WN_DEVICES_CPU,
                "sliding window with token sinks");
 
@@ -81,21 +79,6 @@ static const wn_config_interface config = {
 static const wn_predictor_interface predictor = {
     .struct_size = WN_SIZEOF(wn_predictor_interface), .bounds = bounds, .select = choose};
 
-static const void *get_interface(const char *id)
-{
-    if (strcmp(id, WN_INTERFACE_CONFIG) == 0)
-        return &config;
-    return strcmp(id, WN_INTERFACE_PREDICTOR) == 0 ? &predictor : NULL;
-}
-
-static const wn_plugin plugin = {WN_SIZEOF(wn_plugin), WN_ABI_VERSION, "window", "1.0",
-                                 get_interface};
-
-const wn_plugin *wn_plugin_entry(const wn_host *host)
-{
-    if (host->abi_min <= WN_ABI_VERSION && WN_ABI_VERSION <= host->abi_max)
-        return &plugin;
-    wn_fail(host->error, WN_EABI, "window speaks ABI %u.%u and this host does not: rebuild it",
-            WN_ABI_MAJOR, WN_ABI_MINOR);
-    return NULL;
-}
+static const wn_interface interfaces[] = {
+    {WN_INTERFACE_CONFIG, &config}, {WN_INTERFACE_PREDICTOR, &predictor}, {NULL, NULL}};
+WN_PLUGIN_DEFINE("window", "1.0", interfaces);

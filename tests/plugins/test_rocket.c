@@ -2,7 +2,7 @@
  * ragged batches, chunks, speculation, truncation, turns, and a recorded trace. */
 #include "attention_reference.h"
 #include "check_host.h"
-#include "check_trace.h"
+#include "check_recording.h"
 #include "rocket_reference.h"
 #include "suite.h"
 
@@ -536,12 +536,12 @@ static void oracle_identity(void)
 static void recorded_trace(void)
 {
     const keys key = {32, 63, 256, 4, 48, 16, 0, "float8_e5m2", "prefix"};
-    check_trace trace = check_trace_open("sample_1k");
-    const int32_t context = (int32_t)check_trace_number(&trace, "context_length");
+    check_recording trace = check_recording_open("sample_1k");
+    const int32_t context = (int32_t)check_recording_number(&trace, "context_length");
     int64_t q_shape[3], k_shape[3];
-    const check_tokens tokens = {check_trace_floats(&trace, "layers.17.q", q_shape),
-                                 check_trace_floats(&trace, "layers.17.k", k_shape),
-                                 check_trace_floats(&trace, "layers.17.v", k_shape)};
+    const check_tokens tokens = {check_recording_floats(&trace, "layers.17.q", q_shape),
+                                 check_recording_floats(&trace, "layers.17.k", k_shape),
+                                 check_recording_floats(&trace, "layers.17.v", k_shape)};
     const check_shape shape = {.num_heads = (uint32_t)q_shape[1],
                                .num_kv_heads = (uint32_t)k_shape[1],
                                .head_dim = (uint32_t)q_shape[2],
@@ -550,13 +550,14 @@ static void recorded_trace(void)
                                .tokens_per_page = 32,
                                .max_length = (uint32_t)q_shape[0],
                                .max_step_tokens = (uint32_t)q_shape[0],
-                               .softmax_scale = (float)check_trace_number(&trace, "softmax_scale")};
+                               .softmax_scale =
+                                   (float)check_recording_number(&trace, "softmax_scale")};
     check_host *host = make_host(&shape, &key, &tokens);
     run(host, &key, &context, (int32_t)q_shape[0] - context);
     check_oracle(host, 0);
     check_host_destroy(host);
     check_free_tokens((check_tokens[]){tokens}, 1);
-    check_trace_close(&trace);
+    check_recording_close(&trace);
 }
 
 static void open_plugin(void)

@@ -2,7 +2,7 @@
  * with them: which tiles go, what the output is then, what the counters say. */
 #include "attention_reference.h"
 #include "check_host.h"
-#include "check_trace.h"
+#include "check_recording.h"
 #include "skip_softmax_reference.h"
 #include "suite.h"
 
@@ -283,11 +283,11 @@ static void equals_reference(void)
 static void recorded_trace(void)
 {
     static const double factors[] = {0.5, 20};
-    check_trace trace = check_trace_open("sample_1k");
+    check_recording trace = check_recording_open("sample_1k");
     int64_t q_shape[3], k_shape[3], total[2] = {0, 0};
-    const check_tokens tokens = {check_trace_floats(&trace, "layers.17.q", q_shape),
-                                 check_trace_floats(&trace, "layers.17.k", k_shape),
-                                 check_trace_floats(&trace, "layers.17.v", k_shape)};
+    const check_tokens tokens = {check_recording_floats(&trace, "layers.17.q", q_shape),
+                                 check_recording_floats(&trace, "layers.17.k", k_shape),
+                                 check_recording_floats(&trace, "layers.17.v", k_shape)};
     const check_shape shape = {.num_heads = (uint32_t)q_shape[1],
                                .num_kv_heads = (uint32_t)k_shape[1],
                                .head_dim = (uint32_t)q_shape[2],
@@ -296,7 +296,8 @@ static void recorded_trace(void)
                                .tokens_per_page = 32,
                                .max_length = (uint32_t)q_shape[0],
                                .max_step_tokens = (uint32_t)q_shape[0],
-                               .softmax_scale = (float)check_trace_number(&trace, "softmax_scale")};
+                               .softmax_scale =
+                                   (float)check_recording_number(&trace, "softmax_scale")};
     for (size_t i = 0; i < 2; i++) {
         const int32_t most = 800, last = 100, one = 1;
         check_host *host = make_host(&shape, factors[i], 0, &tokens);
@@ -311,7 +312,51 @@ static void recorded_trace(void)
     }
     CU_ASSERT(total[1] > total[0]);
     check_free_tokens((check_tokens[]){tokens}, 1);
-    check_trace_close(&trace);
+    check_recording_close(&trace);
+}
+
+/* The dense reference that all this rests on, against values computed elsewhere in float64. */
+static void dense_reference_is_right(void)
+{
+    check_recording trace = check_recording_open("sample_1k");
+    check_recording expected = check_recording_open("sample_1k.expected");
+    int64_t q_shape[3], k_shape[3], shape[3];
+    float *q = check_recording_floats(&trace, "layers.17.q", q_shape);
+    float *k = check_recording_floats(&trace, "layers.17.k", k_shape);
+    float *v = check_recording_floats(&trace, "layers.17.v", k_shape);
+    const int32_t *rows = check_recording_tensor(&expected, "rows", shape);
+    const int64_t num_rows = shape[0], heads = q_shape[1], kv_heads = k_shape[1], dim = q_shape[2];
+    const uint8_t *lse = check_recording_tensor(&expected, "layers.17.lse", shape);
+    double *keys = malloc((size_t)(q_shape[0] * dim) * sizeof *keys);
+    double *values = malloc((size_t)(q_shape[0] * dim) * sizeof *values);
+    for (int64_t i = 0; i < num_rows; i += 5)
+        for (int64_t h = 0; h < heads; h++) {
+            double query[128], out[128], wanted;
+            for (int64_t c = 0; c < dim; c++)
+                query[c] = q[(rows[i] * heads + h) * dim + c];
+            for (int64_t j = 0; j < (rows[i] + 1) * dim; j++) {
+                const int64_t from = (j / dim * kv_heads + h / (heads / kv_heads)) * dim + j % dim;
+                keys[j] = k[from];
+                values[j] = v[from];
+            }
+            memcpy(&wanted, lse + (size_t)(i * heads + h) * sizeof wanted, sizeof wanted);
+            CU_ASSERT_DOUBLE_EQUAL(attention_reference(query, keys, values, rows[i] + 1,
+                                                       (int32_t)dim, 0.125, NULL, out),
+                                   wanted, 1e-9);
+            const uint8_t *out_bytes = check_recording_tensor(&expected, "layers.17.out", shape);
+            for (int64_t c = 0; c < dim; c++) {
+                memcpy(&wanted, out_bytes + (size_t)((i * heads + h) * dim + c) * sizeof wanted,
+                       sizeof wanted);
+                CU_ASSERT_DOUBLE_EQUAL(out[c], wanted, 1e-9);
+            }
+        }
+    free(values);
+    free(keys);
+    free(v);
+    free(k);
+    free(q);
+    check_recording_close(&expected);
+    check_recording_close(&trace);
 }
 
 static void open_plugin(void)
@@ -328,4 +373,4 @@ static void close_plugin(void)
 WN_SUITE("plugins.skip_softmax", {"opens", open_plugin}, {"thresholds", thresholds},
          {"dense phases say why", dense_phases_say_why}, {"dense is bit-exact", dense_is_bit_exact},
          {"equals the reference", equals_reference}, {"recorded trace", recorded_trace},
-         {"closes", close_plugin})
+         {"the dense reference is right", dense_reference_is_right}, {"closes", close_plugin})

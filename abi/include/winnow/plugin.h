@@ -12,6 +12,8 @@
 #include "winnow/layout.h"
 #include "winnow/predictor.h"
 
+#include <string.h>
+
 typedef struct wn_plugin {
     uint32_t struct_size;
     uint32_t abi_version;  /* the WN_VERSION that the plugin chose from the host's range */
@@ -32,6 +34,37 @@ WN_EXPORT const wn_plugin *wn_plugin_entry(const wn_host *host);
 #ifdef __cplusplus
 }
 #endif
+
+/* For authors: the two things that every plugin would otherwise write out. `interfaces` is an array
+ * that ends in {NULL, NULL}. The macro defines wn_plugin_entry, which refuses a host that does not
+ * speak this ABI (rule WN-P-06), and the lookup by id behind it. Nothing else depends on it: a
+ * plugin may write both functions itself.
+ *   static const wn_interface interfaces[] = {{WN_INTERFACE_CONFIG, &config}, {NULL, NULL}};
+ *   WN_PLUGIN_DEFINE("window", "1.0", interfaces); */
+typedef struct wn_interface {
+    const char *id;
+    const void *table;
+} wn_interface;
+
+#define WN_PLUGIN_DEFINE(algorithm_, version_, interfaces_)                                        \
+    static const void *wn_plugin_get_interface(const char *id)                                     \
+    {                                                                                              \
+        const wn_interface *at = (interfaces_);                                                    \
+        while (at->id != NULL && strcmp(at->id, id) != 0)                                          \
+            at++;                                                                                  \
+        return at->table;                                                                          \
+    }                                                                                              \
+    const wn_plugin *wn_plugin_entry(const wn_host *host)                                          \
+    {                                                                                              \
+        static const wn_plugin plugin = {WN_SIZEOF(wn_plugin), WN_ABI_VERSION, (algorithm_),       \
+                                         (version_), wn_plugin_get_interface};                     \
+        if (host->abi_min <= WN_ABI_VERSION && WN_ABI_VERSION <= host->abi_max)                    \
+            return &plugin;                                                                        \
+        wn_fail(host->error, WN_EABI, "%s speaks ABI %u.%u and this host does not: rebuild it",    \
+                (algorithm_), WN_ABI_MAJOR, WN_ABI_MINOR);                                         \
+        return NULL;                                                                               \
+    }                                                                                              \
+    WN_STATIC_ASSERT(sizeof(algorithm_) <= 64, wn_algorithm_is_at_most_63_characters)
 
 /* Bits of wn_note.interfaces. */
 enum {

@@ -1,6 +1,6 @@
-/* check_trace.c: see check_trace.h. A safetensors file is eight bytes of header length (little
- * endian), a JSON header, and the tensors' bytes. */
-#include "check_trace.h"
+/* check_recording.c: see check_recording.h. A safetensors file is eight bytes of header length
+ * (little endian), a JSON header, and the tensors' bytes. */
+#include "check_recording.h"
 
 #include "check_plugin.h"
 
@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-check_trace check_trace_open(const char *name)
+check_recording check_recording_open(const char *name)
 {
     char path[512];
-    check_trace trace;
+    check_recording trace;
     uint64_t header_bytes;
     snprintf(path, sizeof path, "%s/%s.safetensors", WN_TEST_DATA, name);
     FILE *stream = fopen(path, "rb");
@@ -34,13 +34,13 @@ check_trace check_trace_open(const char *name)
     return trace;
 }
 
-void check_trace_close(check_trace *trace)
+void check_recording_close(check_recording *trace)
 {
     json_decref(trace->header);
     free(trace->file);
 }
 
-double check_trace_number(const check_trace *trace, const char *key)
+double check_recording_number(const check_recording *trace, const char *key)
 {
     const char *text =
         json_string_value(json_object_get(json_object_get(trace->header, "__metadata__"), key));
@@ -48,7 +48,7 @@ double check_trace_number(const check_trace *trace, const char *key)
     return strtod(text, NULL);
 }
 
-const void *check_trace_tensor(const check_trace *trace, const char *name, int64_t *shape)
+const void *check_recording_tensor(const check_recording *trace, const char *name, int64_t *shape)
 {
     const json_t *entry = json_object_get(trace->header, name);
     const json_t *sizes = json_object_get(entry, "shape");
@@ -59,9 +59,9 @@ const void *check_trace_tensor(const check_trace *trace, const char *name, int64
            json_integer_value(json_array_get(json_object_get(entry, "data_offsets"), 0));
 }
 
-float *check_trace_floats(const check_trace *trace, const char *name, int64_t *shape)
+float *check_recording_floats(const check_recording *trace, const char *name, int64_t *shape)
 {
-    const uint8_t *from = check_trace_tensor(trace, name, shape);
+    const uint8_t *from = check_recording_tensor(trace, name, shape);
     const size_t count = (size_t)(shape[0] * shape[1] * shape[2]);
     float *to = malloc(count * sizeof *to);
     CHECK_REQUIRE(to != NULL);
