@@ -14,7 +14,8 @@ static double sum_needle(const wn_trace *trace, const double *mass)
     return sum;
 }
 
-/* The step in which this head reads the fact most; its mass per token of the fact into token_mass. */
+/* The step in which this head reads the fact most; its mass per token of the fact into token_mass.
+ */
 static wn_fact_reader strongest(const wn_trace *trace, uint32_t layer, uint32_t head, double *mass,
                                 float *token_mass)
 {

@@ -1,6 +1,6 @@
 /* fact.h: did the method keep the planted fact? A trace may say where in its prompt a fact stands
- * that is asked for at the end. The heads that read it there, in dense attention, are found from the
- * trace itself; for each, how much of what it read was still visible under the method. */
+ * that is asked for at the end. The heads that read it there, in dense attention, are found from
+ * the trace itself; for each, how much of what it read was still visible under the method. */
 #ifndef WN_TOOLS_FACT_H
 #define WN_TOOLS_FACT_H
 

@@ -16,7 +16,8 @@ static void print_overview(FILE *to)
     fputs("Sparse attention for LLM inference, with plugins for algorithms.\n\n"
           "usage: winnow COMMAND [options] [arguments]\n"
           "       winnow COMMAND --help\n"
-          "       winnow --version\n\n", to);
+          "       winnow --version\n\n",
+          to);
     for (int i = 0; i < NUM_COMMANDS; i++)
         fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].summary);
     fputs("\nExit status: 0 fine, 1 findings, 2 wrong usage, 3 could not run.\n", to);

@@ -9,8 +9,8 @@
 
 /* ---------------------------------------------------------------- quality */
 
-/* exp(lse_method - lse_dense), not clipped, never NaN. A row for which dense attention has no finite
- * statistic (nothing visible, or NaN in the trace) loses nothing if the method agrees. */
+/* exp(lse_method - lse_dense), not clipped, never NaN. A row for which dense attention has no
+ * finite statistic (nothing visible, or NaN in the trace) loses nothing if the method agrees. */
 static double mass_at(const wn_replay *method, const wn_replay *dense, uint32_t layer, int64_t at)
 {
     double lse = method->layers[layer].lse[at], reference = dense->layers[layer].lse[at];
@@ -164,8 +164,8 @@ static void check_out(wn_check *check, const wn_replay *dense, uint32_t layer, i
     uint32_t dim = trace->v_head_dim;
     float got[WN_MAX_HEAD_DIM];
     for (uint32_t h = 0; h < trace->num_heads; h++) {
-        wn_elements_read(trace->dtype, dense->layers[layer].out,
-                         (row * trace->num_heads + h) * dim, dim, got);
+        wn_elements_read(trace->dtype, dense->layers[layer].out, (row * trace->num_heads + h) * dim,
+                         dim, got);
         for (uint32_t d = 0; d < dim; d++) {
             double expected = want[(int64_t)h * dim + d], error = distance(got[d], expected);
             double bound = check->out_relative * fabs(expected) + slack;
@@ -178,8 +178,8 @@ static void check_out(wn_check *check, const wn_replay *dense, uint32_t layer, i
 wn_check wn_check_dense(const wn_replay *dense, const wn_expected *expected)
 {
     const wn_trace *trace = dense->trace;
-    wn_check check = {.lse_bound = 1e-4, .out_relative = half_unit(trace->dtype),
-                      .out_slack = 1e-5};
+    wn_check check = {
+        .lse_bound = 1e-4, .out_relative = half_unit(trace->dtype), .out_slack = 1e-5};
     for (uint32_t l = 0; l < trace->num_layers; l++) {
         if (expected->out[l] == NULL || expected->lse[l] == NULL)
             continue;

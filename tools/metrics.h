@@ -10,7 +10,7 @@
 /* A mean, and the worst single case and where it was. */
 typedef struct wn_worst {
     double mean, worst;
-    int64_t row; /* of the trace; -1: there was no row */
+    int64_t row;          /* of the trace; -1: there was no row */
     uint32_t layer, head; /* layer: index in the trace */
 } wn_worst;
 
@@ -29,9 +29,9 @@ double wn_quality_head(const wn_replay *method, const wn_replay *dense, uint32_t
 
 /* What a replay cost, summed over layers, or of one layer (-1: all). */
 typedef struct wn_cost {
-    double kept_bytes;  /* KV bytes of the prompt when generation began */
-    double kept_share;  /* of what the prompt would take if all of it stayed */
-    double read_bytes;  /* per generated token: K, V and auxiliary memory read */
+    double kept_bytes; /* KV bytes of the prompt when generation began */
+    double kept_share; /* of what the prompt would take if all of it stayed */
+    double read_bytes; /* per generated token: K, V and auxiliary memory read */
     double context_skipped, generation_skipped; /* share of tiles; NaN: no tiles were looked at */
 } wn_cost;
 wn_cost wn_cost_measure(const wn_replay *replay, int32_t layer);
@@ -40,7 +40,7 @@ wn_cost wn_cost_measure(const wn_replay *replay, int32_t layer);
  * trace's dtype (2^-8, 2^-11 or 2^-24 of the value) and by out_slack times the greatest |v| of its
  * layer; an LSE by lse_bound. */
 typedef struct wn_check {
-    int64_t rows;          /* compared, over all layers; 0: the file knows none of the layers */
+    int64_t rows; /* compared, over all layers; 0: the file knows none of the layers */
     double out_error, out_share; /* greatest error, and its greatest share of the bound */
     double lse_error, lse_bound;
     double out_relative, out_slack; /* the bound used */

@@ -1,4 +1,5 @@
-/* options.c: getopt_long driven by one table of options, and the --help text from the same table. */
+/* options.c: getopt_long driven by one table of options, and the --help text from the same table.
+ */
 #include "tools/options.h"
 
 #include <errno.h>
@@ -84,8 +85,8 @@ static void print_description(FILE *to, const char *text)
 static void print_option(FILE *to, const char *name, char letter, const char *value,
                          const char *help)
 {
-    int at = letter != 0 ? fprintf(to, "  -%c, --%s", letter, name)
-                         : fprintf(to, "      --%s", name);
+    int at =
+        letter != 0 ? fprintf(to, "  -%c, --%s", letter, name) : fprintf(to, "      --%s", name);
     if (value != NULL)
         at += fprintf(to, " %s", value);
     if (at > HELP_COLUMN - 2) {
@@ -115,8 +116,9 @@ static int set_int(const wn_usage *usage, const wn_option *row, const char *text
     errno = 0;
     int64_t value = strtoll(text, &end, 10);
     if (end == text || *end != '\0' || errno != 0 || value < row->least || value > row->greatest)
-        return wn_usage_error(usage, "--%s wants a whole number from %" PRId64 " to %" PRId64
-                              ", not \"%s\"", row->name, row->least, row->greatest, text);
+        return wn_usage_error(
+            usage, "--%s wants a whole number from %" PRId64 " to %" PRId64 ", not \"%s\"",
+            row->name, row->least, row->greatest, text);
     *(int64_t *)field = value;
     return WN_OPTIONS_GO_ON;
 }

@@ -7,7 +7,8 @@
  *          "directories searched for plugins first, separated by ':'"},
  *         {"json", 0, NULL, WN_OPTION_FLAG, offsetof(demo_options, json), 0, 0, "print JSON"},
  *         {0}};
- *     const wn_usage wn_usage_demo = {"demo", "ALGORITHM", "What it does, in sentences.", rows, 1, 1};
+ *     const wn_usage wn_usage_demo = {"demo", "ALGORITHM", "What it does, in sentences.", rows, 1,
+ * 1};
  *
  *     int wn_command_demo(int argc, char **argv)
  *     {
@@ -40,11 +41,11 @@ typedef struct wn_texts {
 void wn_texts_free(wn_texts *texts);
 
 typedef struct wn_option {
-    const char *name;  /* "plugin-path" for --plugin-path; NULL ends the table */
-    char letter;       /* 'p' for -p; 0: none */
-    const char *value; /* what --help calls the value; NULL for flags */
-    int type;          /* WN_OPTION_... */
-    size_t offset;     /* of the field in the subcommand's struct of options */
+    const char *name;        /* "plugin-path" for --plugin-path; NULL ends the table */
+    char letter;             /* 'p' for -p; 0: none */
+    const char *value;       /* what --help calls the value; NULL for flags */
+    int type;                /* WN_OPTION_... */
+    size_t offset;           /* of the field in the subcommand's struct of options */
     int64_t least, greatest; /* INT only, inclusive */
     const char *help;        /* one sentence without a full stop; wrapped when printed */
 } wn_option;
@@ -52,8 +53,8 @@ typedef struct wn_option {
 typedef struct wn_usage {
     const char *name;        /* the subcommand */
     const char *arguments;   /* as the usage line shows them: "CONFIG... --trace FILE" */
-    const char *description; /* paragraphs, separated by "\n\n"; wrapped when printed. Indented lines
-                                (examples) are printed as they are */
+    const char *description; /* paragraphs, separated by "\n\n"; wrapped when printed. Indented
+                                lines (examples) are printed as they are */
     const wn_option *options;
     int least_arguments;
     int greatest_arguments; /* -1: any number */

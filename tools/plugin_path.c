@@ -37,7 +37,8 @@ char *wn_plugin_path(const char *given)
     size_t bytes = strlen(given) + (built != NULL ? strlen(built) : 0) + 2;
     char *both = malloc(bytes);
     if (both != NULL)
-        snprintf(both, bytes, "%s%s%s", given, built != NULL ? ":" : "", built != NULL ? built : "");
+        snprintf(both, bytes, "%s%s%s", given, built != NULL ? ":" : "",
+                 built != NULL ? built : "");
     free(built);
     return both;
 }

@@ -17,7 +17,8 @@ double wn_seconds(void)
 
 void wn_progress_begin(wn_progress *progress, const char *label, int64_t total)
 {
-    *progress = (wn_progress){label, total > 0 ? total : 1, wn_seconds(), 0, isatty(STDERR_FILENO), 0};
+    *progress =
+        (wn_progress){label, total > 0 ? total : 1, wn_seconds(), 0, isatty(STDERR_FILENO), 0};
 }
 
 void wn_progress_show(wn_progress *progress, int64_t done)
@@ -28,11 +29,11 @@ void wn_progress_show(wn_progress *progress, int64_t done)
     if (now - progress->begun < SILENT_SECONDS || now - progress->drawn < REDRAW_SECONDS)
         return;
     int full = (int)(BAR * done / progress->total);
-    double left = done > 0 ? (now - progress->begun) * (double)(progress->total - done) / (double)done
-                           : 0;
+    double left =
+        done > 0 ? (now - progress->begun) * (double)(progress->total - done) / (double)done : 0;
     fprintf(stderr, "\r\033[K%-24.24s [%.*s%*s] %3d%%  %.0f s left", progress->label, full,
-            "##############################", BAR - full, "",
-            (int)(100 * done / progress->total), left);
+            "##############################", BAR - full, "", (int)(100 * done / progress->total),
+            left);
     fflush(stderr);
     progress->drawn = now;
 }

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CAPACITY_UNIT = 4096 }; /* a multiple of every page size, so that capacity is exact */
 
 /* What a replay is made with. */
 typedef struct player {
@@ -37,8 +36,7 @@ static wn_status no_memory(const player *at)
 
 static int32_t *positions_of(const player *at, uint32_t layer, uint32_t head)
 {
-    return at->positions +
-           ((int64_t)layer * at->trace->num_kv_heads + head) * at->trace->tokens;
+    return at->positions + ((int64_t)layer * at->trace->num_kv_heads + head) * at->trace->tokens;
 }
 
 /* Fills positions and physical, between two steps. */
@@ -141,8 +139,8 @@ static wn_status attend(player *at, wn_batch *batch, uint32_t layer, int64_t fir
     int64_t row = (int64_t)trace->num_heads * trace->v_head_dim * wn_elements_bytes(trace->dtype);
     wn_named_input inputs[WN_TRACE_MAX_INPUTS];
     for (uint32_t i = 0; i < from->num_inputs; i++)
-        inputs[i] = (wn_named_input){from->input_names[i],
-                                     wn_trace_rows(from->inputs[i], first, count)};
+        inputs[i] =
+            (wn_named_input){from->input_names[i], wn_trace_rows(from->inputs[i], first, count)};
     wn_attention_args args = {
         .struct_size = WN_SIZEOF(wn_attention_args),
         .q = wn_trace_rows(from->q, first, count),
@@ -240,9 +238,7 @@ static wn_status create_engine(player *at, wn_registry *registry, const wn_confi
 {
     const wn_trace *trace = at->trace;
     wn_model model = wn_trace_model(trace);
-    int64_t capacity = (trace->tokens / CAPACITY_UNIT + 1) * CAPACITY_UNIT;
     wn_engine_options options = {.struct_size = WN_SIZEOF(wn_engine_options),
-                                 .max_tokens = (uint64_t)capacity,
                                  .max_sequences = 1,
                                  .max_batch = 1,
                                  .max_step_tokens = (uint32_t)chunk};
@@ -257,7 +253,7 @@ static wn_status create_engine(player *at, wn_registry *registry, const wn_confi
         return library_failed(at, status);
     uint64_t bytes = memory->k_bytes + memory->v_bytes + memory->scale_bytes;
     memset(memory->aux_name, 0, sizeof memory->aux_name); /* they die with the plugin */
-    replay->token_bytes = (double)bytes / (double)capacity / trace->num_layers;
+    replay->token_bytes = (double)bytes / (double)memory->capacity_tokens / trace->num_layers;
     replay->plan = strdup(wn_engine_plan(at->engine));
     return replay->plan != NULL ? WN_OK : no_memory(at);
 }
@@ -269,8 +265,8 @@ static wn_status allocate(player *at)
     size_t rows = (size_t)trace->tokens * trace->num_heads;
     size_t row_bytes = (size_t)trace->v_head_dim * wn_elements_bytes(trace->dtype);
     size_t lists = (size_t)replay->steps * trace->num_kv_heads + 1;
-    at->positions = malloc(sizeof(int32_t) * (size_t)trace->tokens * trace->num_kv_heads *
-                           trace->num_layers);
+    at->positions =
+        malloc(sizeof(int32_t) * (size_t)trace->tokens * trace->num_kv_heads * trace->num_layers);
     at->physical = calloc(trace->num_layers, sizeof *at->physical);
     replay->layers = calloc(trace->num_layers, sizeof *replay->layers);
     if (at->positions == NULL || at->physical == NULL || replay->layers == NULL)

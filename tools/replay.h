@@ -7,8 +7,8 @@
 
 /* One layer of one replay. */
 typedef struct wn_replay_layer {
-    void *out;  /* [tokens, heads, v_head_dim], the trace's dtype */
-    float *lse; /* [tokens, heads] */
+    void *out;       /* [tokens, heads, v_head_dim], the trace's dtype */
+    float *lse;      /* [tokens, heads] */
     int32_t kept;    /* tokens of the prompt in the cache when generation began, per KV head */
     int32_t *retain; /* [kv heads, kept] their logical positions, ascending; NULL: all of them */
     /* Logical positions selected in generation step s for KV head h, ascending:
@@ -26,11 +26,11 @@ typedef struct wn_replay_layer {
 typedef struct wn_replay {
     const wn_trace *trace;
     char *name;
-    char *plan; /* wn_engine_plan's text */
+    char *plan;                                 /* wn_engine_plan's text */
     double context_seconds, generation_seconds; /* in wn_batch_begin, wn_attention, wn_batch_end */
     double token_bytes; /* of the cache for one token on one layer: K, V and scales, all KV heads */
-    wn_memory_plan memory; /* aux_name is NULL: those texts belong to plugins */
-    int64_t steps; /* generation steps: tokens - context */
+    wn_memory_plan memory;   /* aux_name is NULL: those texts belong to plugins */
+    int64_t steps;           /* generation steps: tokens - context */
     wn_replay_layer *layers; /* [trace->num_layers] */
 } wn_replay;
 

@@ -20,13 +20,16 @@ static void write_head(FILE *to, const wn_run *run)
     const char *slash = strrchr(run->trace->path, '/');
     const char *name = slash != NULL ? slash + 1 : run->trace->path;
     fputs("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
-          "name=\"viewport\" content=\"width=device-width\">\n<title>winnow run: ", to);
+          "name=\"viewport\" content=\"width=device-width\">\n<title>winnow run: ",
+          to);
     wn_report_text(to, name);
     fputs("</title>\n<style>\n", to);
     fputs(wn_report_style, to);
     for (uint32_t h = 0; h < run->trace->num_kv_heads; h++)
-        fprintf(to, ".r%u:checked~.words i:not(.h%u){color:var(--soft);opacity:.6;"
-                "text-decoration:line-through}\n", h, h);
+        fprintf(to,
+                ".r%u:checked~.words i:not(.h%u){color:var(--soft);opacity:.6;"
+                "text-decoration:line-through}\n",
+                h, h);
     fputs("</style>\n</head>\n<body>\n<h1>", to);
     wn_report_text(to, name);
     fputs("</h1>\n<p class=\"soft\">", to);
@@ -78,7 +81,8 @@ static void write_row(FILE *to, const wn_run *run, const wn_replay *replay, int3
 
 static void write_table(FILE *to, const wn_run *run)
 {
-    fprintf(to, "<div class=\"scroll\"><table>\n<caption>Mass kept and output error are of the %s "
+    fprintf(to,
+            "<div class=\"scroll\"><table>\n<caption>Mass kept and output error are of the %s "
             "rows, against dense attention, per row and head.</caption>\n<thead><tr><th "
             "scope=\"col\"></th><th scope=\"col\">prefill<br>ms</th><th scope=\"col\">generation"
             "<br>ms/token</th><th scope=\"col\" colspan=\"2\">KV cache<br>kept</th><th "
@@ -156,7 +160,8 @@ static void write_legend(FILE *to)
 {
     fputs("<h2>Where attention looked</h2>\n<p>One picture per KV head: each row is a generation "
           "step, each column a stretch of the text. Shade: how much of dense attention&#39;s mass "
-          "lies there. ", to);
+          "lies there. ",
+          to);
     for (int level = 1; level <= 5; level++)
         fprintf(to, "<span class=\"key\" style=\"background:var(--k%d)\"></span>", level);
     fputs(" the method could see it; ", to);
@@ -164,7 +169,8 @@ static void write_legend(FILE *to)
         fprintf(to, "<span class=\"key\" style=\"background:var(--l%d)\"></span>", level);
     fputs(" it could not (0.2, 1, 3, 10, 30% of a step and more). The grey skyline shows how much "
           "of the prompt is still in the cache. Tiles that are skipped inside the kernel are not "
-          "in the pictures; the bars count them.</p>\n", to);
+          "in the pictures; the bars count them.</p>\n",
+          to);
 }
 
 static wn_status write_method(FILE *to, const wn_run *run, uint32_t replay,
@@ -189,7 +195,8 @@ static wn_status write_method(FILE *to, const wn_run *run, uint32_t replay,
         fputs("</figure>\n", to);
     }
     fputs("<figure><figcaption>Attention mass kept by each query head: mean (bar) and least "
-          "(line)</figcaption>\n", to);
+          "(line)</figcaption>\n",
+          to);
     wn_report_bars_draw(to, run, replay, layer);
     fputs("</figure>\n</div>\n", to);
     return wn_report_words_write(to, run, replay, layer, error);

@@ -17,9 +17,9 @@ void wn_report_text(FILE *to, const char *text);
 typedef struct wn_report_grid {
     const wn_run *run;
     uint32_t layer;
-    int64_t rows, bins;  /* cells down and across */
-    int64_t row_steps;   /* steps per row, the last row may have fewer */
-    float *kept, *lost;  /* [replays, kv heads, rows, bins], share of a step's mass */
+    int64_t rows, bins; /* cells down and across */
+    int64_t row_steps;  /* steps per row, the last row may have fewer */
+    float *kept, *lost; /* [replays, kv heads, rows, bins], share of a step's mass */
 } wn_report_grid;
 
 wn_status wn_report_grid_make(const wn_run *run, uint32_t layer, wn_report_grid *grid,

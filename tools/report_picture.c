@@ -159,16 +159,19 @@ static void draw_axes(FILE *to, const wn_report_grid *grid, int height)
     int bottom = TOP + height + STRIP + 3;
     fprintf(to, "<rect class=\"frame\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n", LEFT, TOP,
             PLOT_WIDTH, height);
-    fprintf(to, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">step 0</text>"
-            "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%" PRId64 "</text>\n", LEFT - 4, TOP + 9,
-            LEFT - 4, TOP + height, grid->run->replays[0]->steps - 1);
-    fprintf(to, "<text x=\"%d\" y=\"%d\">token 0</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">"
-            "%" PRId64 "</text>\n", LEFT, bottom + 11, LEFT + PLOT_WIDTH, bottom + 11,
-            trace->tokens - 1);
+    fprintf(to,
+            "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">step 0</text>"
+            "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%" PRId64 "</text>\n",
+            LEFT - 4, TOP + 9, LEFT - 4, TOP + height, grid->run->replays[0]->steps - 1);
+    fprintf(to,
+            "<text x=\"%d\" y=\"%d\">token 0</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">"
+            "%" PRId64 "</text>\n",
+            LEFT, bottom + 11, LEFT + PLOT_WIDTH, bottom + 11, trace->tokens - 1);
     if (trace->needle_begin == trace->needle_end)
         return;
     double from = x_of(trace, trace->needle_begin), until = x_of(trace, trace->needle_end);
-    fprintf(to, "<path class=\"factline\" d=\"M%g %dV%dM%g %dV%d\"/>"
+    fprintf(to,
+            "<path class=\"factline\" d=\"M%g %dV%dM%g %dV%d\"/>"
             "<text class=\"fact\" x=\"%g\" y=\"%d\" text-anchor=\"middle\">the fact</text>\n",
             from, TOP, bottom, until, TOP, bottom, (from + until) / 2, bottom + 11);
 }
@@ -190,13 +193,16 @@ void wn_report_grid_draw(FILE *to, const wn_report_grid *grid, uint32_t replay, 
     int height = (int)grid->rows * CELL_HEIGHT;
     int64_t at = cell_of(grid, replay, kv_head, 0);
     double seen = 100 * seen_share(grid, at);
-    fprintf(to, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"Attention of KV head %u of "
+    fprintf(to,
+            "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"Attention of KV head %u of "
             "layer %u by step and position: %.1f%% of dense attention's mass lies on tokens that "
-            "the method could see.\">\n", LEFT + PLOT_WIDTH + 4, TOP + height + STRIP + 3 + FOOT,
-            kv_head, trace->layers[grid->layer].number, seen);
-    fprintf(to, "<text class=\"name\" x=\"%d\" y=\"12\">KV head %u</text><text x=\"%d\" y=\"12\" "
-            "text-anchor=\"end\">%.1f%% of the mass in sight</text>\n", LEFT, kv_head,
-            LEFT + PLOT_WIDTH, seen);
+            "the method could see.\">\n",
+            LEFT + PLOT_WIDTH + 4, TOP + height + STRIP + 3 + FOOT, kv_head,
+            trace->layers[grid->layer].number, seen);
+    fprintf(to,
+            "<text class=\"name\" x=\"%d\" y=\"12\">KV head %u</text><text x=\"%d\" y=\"12\" "
+            "text-anchor=\"end\">%.1f%% of the mass in sight</text>\n",
+            LEFT, kv_head, LEFT + PLOT_WIDTH, seen);
     for (int lost = 0; lost < 2; lost++)
         for (int level = 1; level <= LEVELS; level++)
             draw_shade(to, grid, at, level, lost);
@@ -211,9 +217,10 @@ void wn_report_bars_draw(FILE *to, const wn_run *run, uint32_t replay, uint32_t 
 {
     enum { ROW = 16, WIDTH = 300, END = 116 };
     const wn_trace *trace = run->trace;
-    fprintf(to, "<svg viewBox=\"0 0 %d %u\" role=\"img\" aria-label=\"Attention mass kept by each "
-            "query head of layer %u\">\n", LEFT + WIDTH + END, trace->num_heads * ROW + 4,
-            trace->layers[layer].number);
+    fprintf(to,
+            "<svg viewBox=\"0 0 %d %u\" role=\"img\" aria-label=\"Attention mass kept by each "
+            "query head of layer %u\">\n",
+            LEFT + WIDTH + END, trace->num_heads * ROW + 4, trace->layers[layer].number);
     for (uint32_t h = 0; h < trace->num_heads; h++) {
         double least, mean = wn_quality_head(run->replays[replay], run->replays[0], layer, h,
                                              wn_run_first_row(run), trace->tokens, &least);

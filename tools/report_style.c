@@ -1,5 +1,6 @@
-/* report_style.c: the page's look. Blue is what a method kept and orange what it lost (apart for every
- * kind of colour vision); dropped words are struck out as well, so that colour is never alone. */
+/* report_style.c: the page's look. Blue is what a method kept and orange what it lost (apart for
+ * every kind of colour vision); dropped words are struck out as well, so that colour is never
+ * alone. */
 #include "tools/report_parts.h"
 
 const char wn_report_style[] =
@@ -31,7 +32,8 @@ const char wn_report_style[] =
     "font:11px system-ui,sans-serif}svg .name{fill:var(--ink);font-weight:600}\n"
     ".frame{fill:none;stroke:var(--line)}.factline{stroke:var(--fact);stroke-dasharray:3 2;"
     "fill:none}svg text.fact{fill:var(--fact)}.cache{fill:var(--cache)}\n"
-    ".k1{fill:var(--k1)}.k2{fill:var(--k2)}.k3{fill:var(--k3)}.k4{fill:var(--k4)}.k5{fill:var(--k5)}"
+    ".k1{fill:var(--k1)}.k2{fill:var(--k2)}.k3{fill:var(--k3)}.k4{fill:var(--k4)}.k5{fill:var(--k5)"
+    "}"
     ".l1{fill:var(--l1)}.l2{fill:var(--l2)}.l3{fill:var(--l3)}.l4{fill:var(--l4)}"
     ".l5{fill:var(--l5)}\n"
     ".bar{fill:var(--bar)}.rest{fill:var(--l2)}.least{stroke:var(--ink);stroke-width:2}\n"
@@ -42,7 +44,8 @@ const char wn_report_style[] =
     ".words mark{background:var(--mark);color:inherit;outline:2px solid var(--fact);"
     "border-radius:2px}.pick input{margin:0 .3rem 0 0}.pick label{margin-right:1rem}\n"
     ".words i{font-style:normal}\n"
-    ".ra:checked~.words .f0,.words .gone{color:var(--soft);opacity:.6;text-decoration:line-through}\n"
+    ".ra:checked~.words .f0,.words "
+    ".gone{color:var(--soft);opacity:.6;text-decoration:line-through}\n"
     ".ra:checked~.words .f1{background:var(--l1)}.ra:checked~.words .f2{background:var(--k1)}\n"
     "details{margin:.5rem 0}summary{cursor:pointer}pre{overflow-x:auto;background:var(--panel);"
     "padding:.8rem;border-radius:6px;font-size:.85rem}\n"

@@ -15,8 +15,11 @@ enum { MAX_PICKED_HEADS = 16 };
 static size_t utf8_length(const unsigned char *text, size_t bytes)
 {
     unsigned char c = text[0];
-    size_t length = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3
-                    : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    size_t length = c < 0x80                ? 1
+                    : c >= 0xc2 && c < 0xe0 ? 2
+                    : c >= 0xe0 && c < 0xf0 ? 3
+                    : c >= 0xf0 && c < 0xf5 ? 4
+                                            : 0;
     if (length == 0 || length > bytes)
         return 0;
     for (size_t i = 1; i < length; i++)
@@ -140,11 +143,15 @@ static void write_text(FILE *to, const wn_trace *trace, const uint8_t *has)
 /* One button per KV head; group makes the names unlike those of the other sections. */
 static void write_buttons(FILE *to, uint32_t heads, uint32_t group)
 {
-    fprintf(to, "<input type=\"radio\" class=\"ra\" name=\"w%u\" id=\"w%ua\" checked> <label "
-            "for=\"w%ua\">all KV heads</label>\n", group, group, group);
+    fprintf(to,
+            "<input type=\"radio\" class=\"ra\" name=\"w%u\" id=\"w%ua\" checked> <label "
+            "for=\"w%ua\">all KV heads</label>\n",
+            group, group, group);
     for (uint32_t h = 0; h < heads && heads <= MAX_PICKED_HEADS && heads > 1; h++)
-        fprintf(to, "<input type=\"radio\" class=\"r%u\" name=\"w%u\" id=\"w%uh%u\"> <label "
-                "for=\"w%uh%u\">head %u</label>\n", h, group, group, h, group, h, h);
+        fprintf(to,
+                "<input type=\"radio\" class=\"r%u\" name=\"w%u\" id=\"w%uh%u\"> <label "
+                "for=\"w%uh%u\">head %u</label>\n",
+                h, group, group, h, group, h, h);
 }
 
 wn_status wn_report_words_write(FILE *to, const wn_run *run, uint32_t replay, uint32_t layer,
@@ -158,15 +165,20 @@ wn_status wn_report_words_write(FILE *to, const wn_run *run, uint32_t replay, ui
     if (has == NULL)
         return wn_fail(error, WN_ENOMEM, "no memory for the report's words");
     if (result->retain != NULL)
-        fprintf(to, "<h4>The prompt, and what stayed of it</h4>\n<p class=\"soft\">%d of %" PRId64
-                " tokens stayed in the cache of each KV head. ", result->kept, trace->context);
+        fprintf(to,
+                "<h4>The prompt, and what stayed of it</h4>\n<p class=\"soft\">%d of %" PRId64
+                " tokens stayed in the cache of each KV head. ",
+                result->kept, trace->context);
     else
         fputs("<h4>The prompt, and what was ever selected of it</h4>\n<p class=\"soft\">Everything "
-              "stays in the cache; a word counts if some step selected it. ", to);
-    fputs("Struck out: no KV head has it. <span class=\"key\" style=\"background:var(--l1)\"></span> "
-          "fewer than half of the heads, <span class=\"key\" style=\"background:var(--k1)\"></span> "
-          "half or more, plain: all.</p>\n<div class=\"pick\" role=\"group\" aria-label=\"which KV "
-          "head's words\">\n", to);
+              "stays in the cache; a word counts if some step selected it. ",
+              to);
+    fputs(
+        "Struck out: no KV head has it. <span class=\"key\" style=\"background:var(--l1)\"></span> "
+        "fewer than half of the heads, <span class=\"key\" style=\"background:var(--k1)\"></span> "
+        "half or more, plain: all.</p>\n<div class=\"pick\" role=\"group\" aria-label=\"which KV "
+        "head's words\">\n",
+        to);
     write_buttons(to, trace->num_kv_heads, replay * trace->num_layers + layer);
     fputs("<div class=\"words\" tabindex=\"0\">", to);
     write_text(to, trace, has);

@@ -28,7 +28,8 @@ static const wn_option rows[] = {
     {"save", 's', "FILE", WN_OPTION_TEXT, offsetof(run_options, save), 0, 0,
      "write outputs, LSE and choices of every method as safetensors"},
     {"expect", 'e', "FILE", WN_OPTION_TEXT, offsetof(run_options, expect), 0, 0,
-     "compare dense attention with this file; by default TRACE.expected.safetensors, if it is there"},
+     "compare dense attention with this file; by default TRACE.expected.safetensors, if it is "
+     "there"},
     {"layer", 'l', "N", WN_OPTION_LIST, offsetof(run_options, layers), 0, 0,
      "only this layer of the trace; may be given several times"},
     {"chunk", 'c', "N", WN_OPTION_INT, offsetof(run_options, chunk), 1, 1 << 24,
@@ -42,14 +43,17 @@ static const wn_option rows[] = {
     {0}};
 
 const wn_usage wn_usage_run = {
-    "run", "CONFIG... --trace FILE",
+    "run",
+    "CONFIG... --trace FILE",
     "Puts a trace of a real model through an engine, prompt first and then token by token: once "
     "with dense attention, once with each CONFIG. Prints what each took and what it cost in "
     "accuracy: time, KV cache kept, bytes read, attention mass kept, output error.\n\n"
     "Exit status: 0 fine; 1 dense attention disagrees with the expectation, so something is wrong; "
     "2 wrong usage; 3 could not run.\n\n"
     "    winnow run examples/rocket.yaml --trace sample.safetensors --report out.html",
-    rows, 1, -1};
+    rows,
+    1,
+    -1};
 
 /* Everything a run holds. */
 typedef struct session {
@@ -113,8 +117,8 @@ static wn_status open_expected(session *s)
 
 static wn_status open_inputs(session *s, const int64_t *layers)
 {
-    wn_status status = wn_trace_open(s->options.trace, layers, s->options.layers.count, &s->trace,
-                                     &s->error);
+    wn_status status =
+        wn_trace_open(s->options.trace, layers, s->options.layers.count, &s->trace, &s->error);
     if (status == WN_OK)
         status = open_expected(s);
     if (status == WN_OK)

@@ -30,9 +30,9 @@ typedef struct source {
 static const struct {
     const char *name;
     uint32_t dtype, bytes;
-} dtypes[] = {{"F64", WN_F64, 8},         {"F32", WN_F32, 4},         {"F16", WN_F16, 2},
-              {"BF16", WN_BF16, 2},       {"F8_E4M3", WN_F8_E4M3, 1}, {"F8_E5M2", WN_F8_E5M2, 1},
-              {"I64", WN_I64, 8},         {"I32", WN_I32, 4},         {"I8", WN_I8, 1},
+} dtypes[] = {{"F64", WN_F64, 8},   {"F32", WN_F32, 4},         {"F16", WN_F16, 2},
+              {"BF16", WN_BF16, 2}, {"F8_E4M3", WN_F8_E4M3, 1}, {"F8_E5M2", WN_F8_E5M2, 1},
+              {"I64", WN_I64, 8},   {"I32", WN_I32, 4},         {"I8", WN_I8, 1},
               {"U8", WN_U8, 1}};
 enum { NUM_DTYPES = sizeof dtypes / sizeof dtypes[0] };
 
@@ -73,18 +73,22 @@ static wn_status measure(source *from)
         return wn_fail(from->error, WN_EIO, "%s: not a regular file", from->path);
     uint64_t size = (uint64_t)about.st_size;
     if (size < 8 || fread(length, 1, 8, from->stream) != 8)
-        return wn_fail(from->error, WN_EFORMAT, "%s: %" PRIu64 " bytes are too few for a "
-                       "safetensors file, which begins with 8 bytes of header length", from->path,
-                       size);
+        return wn_fail(from->error, WN_EFORMAT,
+                       "%s: %" PRIu64 " bytes are too few for a "
+                       "safetensors file, which begins with 8 bytes of header length",
+                       from->path, size);
     from->header_bytes = little_endian_64(length);
     if (from->header_bytes > WN_SAFETENSORS_MAX_HEADER)
-        return wn_fail(from->error, WN_EFORMAT, "%s: says that its header has %" PRIu64
-                       " bytes; the most allowed is %llu. Is it a safetensors file?", from->path,
-                       from->header_bytes, WN_SAFETENSORS_MAX_HEADER);
+        return wn_fail(from->error, WN_EFORMAT,
+                       "%s: says that its header has %" PRIu64
+                       " bytes; the most allowed is %llu. Is it a safetensors file?",
+                       from->path, from->header_bytes, WN_SAFETENSORS_MAX_HEADER);
     if (from->header_bytes > size - 8)
-        return wn_fail(from->error, WN_EFORMAT, "%s: says that its header has %" PRIu64
-                       " bytes, but only %" PRIu64 " follow: the file is cut short or is no "
-                       "safetensors file", from->path, from->header_bytes, size - 8);
+        return wn_fail(from->error, WN_EFORMAT,
+                       "%s: says that its header has %" PRIu64 " bytes, but only %" PRIu64
+                       " follow: the file is cut short or is no "
+                       "safetensors file",
+                       from->path, from->header_bytes, size - 8);
     from->data_bytes = size - 8 - from->header_bytes;
     return WN_OK;
 }
@@ -106,7 +110,8 @@ static wn_status parse_header(source *from, json_t **header)
         return wn_fail(from->error, WN_EFORMAT, "%s: the header is no valid JSON: %s (byte %d)",
                        from->path, where.text, where.position);
     if (!json_is_object(*header))
-        return wn_fail(from->error, WN_EFORMAT, "%s: the header is JSON, but no object", from->path);
+        return wn_fail(from->error, WN_EFORMAT, "%s: the header is JSON, but no object",
+                       from->path);
     return WN_OK;
 }
 
@@ -116,10 +121,8 @@ static wn_status check_metadata(const source *from, json_t *metadata)
     json_t *value;
     if (!json_is_object(metadata))
         return wn_fail(from->error, WN_EFORMAT, "%s: __metadata__ is no object", from->path);
-    json_object_foreach(metadata, key, value)
-        if (!json_is_string(value))
-            return wn_fail(from->error, WN_EFORMAT, "%s: __metadata__ key \"%s\" is no string",
-                           from->path, key);
+    json_object_foreach(metadata, key, value) if (!json_is_string(value)) return wn_fail(
+        from->error, WN_EFORMAT, "%s: __metadata__ key \"%s\" is no string", from->path, key);
     return WN_OK;
 }
 
@@ -135,7 +138,8 @@ static wn_status read_dtype(const source *from, wn_safetensor *tensor, const jso
         if (strcmp(dtypes[i].name, name) == 0)
             tensor->dtype = dtypes[i].dtype;
     if (tensor->dtype == 0)
-        return wn_fail(from->error, WN_EFORMAT, "%s: tensor \"%s\" has dtype \"%s\", which is none "
+        return wn_fail(from->error, WN_EFORMAT,
+                       "%s: tensor \"%s\" has dtype \"%s\", which is none "
                        "of those read here (F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I8 U8)",
                        from->path, tensor->name, name);
     return WN_OK;
@@ -146,19 +150,25 @@ static wn_status read_shape(const source *from, wn_safetensor *tensor, const jso
 {
     const json_t *shape = json_object_get(entry, "shape");
     if (!json_is_array(shape) || json_array_size(shape) > WN_SAFETENSORS_MAX_DIMS)
-        return wn_fail(from->error, WN_EFORMAT, "%s: tensor \"%s\" has no shape, or one of more "
-                       "than %d dimensions", from->path, tensor->name, WN_SAFETENSORS_MAX_DIMS);
+        return wn_fail(from->error, WN_EFORMAT,
+                       "%s: tensor \"%s\" has no shape, or one of more "
+                       "than %d dimensions",
+                       from->path, tensor->name, WN_SAFETENSORS_MAX_DIMS);
     tensor->ndim = (uint32_t)json_array_size(shape);
     uint64_t bytes = dtype_bytes(tensor->dtype);
     for (uint32_t i = 0; i < tensor->ndim; i++) {
         const json_t *extent = json_array_get(shape, i);
         tensor->shape[i] = json_integer_value(extent);
         if (!json_is_integer(extent) || tensor->shape[i] < 0)
-            return wn_fail(from->error, WN_EFORMAT, "%s: tensor \"%s\", dimension %u of the shape "
-                           "is no whole number of 0 or more", from->path, tensor->name, i);
+            return wn_fail(from->error, WN_EFORMAT,
+                           "%s: tensor \"%s\", dimension %u of the shape "
+                           "is no whole number of 0 or more",
+                           from->path, tensor->name, i);
         if (tensor->shape[i] > 0 && bytes > (uint64_t)INT64_MAX / (uint64_t)tensor->shape[i])
-            return wn_fail(from->error, WN_EFORMAT, "%s: tensor \"%s\" has a shape whose product "
-                           "overflows", from->path, tensor->name);
+            return wn_fail(from->error, WN_EFORMAT,
+                           "%s: tensor \"%s\" has a shape whose product "
+                           "overflows",
+                           from->path, tensor->name);
         bytes *= (uint64_t)tensor->shape[i];
     }
     tensor->bytes = bytes;
@@ -171,17 +181,22 @@ static wn_status read_offsets(const source *from, wn_safetensor *tensor, uint64_
     const json_t *offsets = json_object_get(entry, "data_offsets");
     const json_t *first = json_array_get(offsets, 0), *last = json_array_get(offsets, 1);
     if (json_array_size(offsets) != 2 || !json_is_integer(first) || !json_is_integer(last))
-        return wn_fail(from->error, WN_EFORMAT, "%s: tensor \"%s\" has no data_offsets of two whole "
-                       "numbers", from->path, tensor->name);
+        return wn_fail(from->error, WN_EFORMAT,
+                       "%s: tensor \"%s\" has no data_offsets of two whole "
+                       "numbers",
+                       from->path, tensor->name);
     json_int_t from_byte = json_integer_value(first), to_byte = json_integer_value(last);
     if (from_byte < 0 || to_byte < from_byte || (uint64_t)to_byte > from->data_bytes)
-        return wn_fail(from->error, WN_EFORMAT, "%s: tensor \"%s\" has data_offsets [%lld, %lld], "
-                       "but the file holds %" PRIu64 " bytes of data", from->path, tensor->name,
-                       (long long)from_byte, (long long)to_byte, from->data_bytes);
+        return wn_fail(from->error, WN_EFORMAT,
+                       "%s: tensor \"%s\" has data_offsets [%lld, %lld], "
+                       "but the file holds %" PRIu64 " bytes of data",
+                       from->path, tensor->name, (long long)from_byte, (long long)to_byte,
+                       from->data_bytes);
     if ((uint64_t)(to_byte - from_byte) != tensor->bytes)
-        return wn_fail(from->error, WN_EFORMAT, "%s: tensor \"%s\" has data_offsets [%lld, %lld], "
-                       "which is %lld bytes, but its dtype and shape make %" PRIu64, from->path,
-                       tensor->name, (long long)from_byte, (long long)to_byte,
+        return wn_fail(from->error, WN_EFORMAT,
+                       "%s: tensor \"%s\" has data_offsets [%lld, %lld], "
+                       "which is %lld bytes, but its dtype and shape make %" PRIu64,
+                       from->path, tensor->name, (long long)from_byte, (long long)to_byte,
                        (long long)(to_byte - from_byte), tensor->bytes);
     *begin = (uint64_t)from_byte;
     return WN_OK;
@@ -210,7 +225,8 @@ static wn_status read_entries(const source *from, wn_safetensors *file)
     file->begin = calloc(most + 1, sizeof *file->begin);
     if (file->tensors == NULL || file->begin == NULL)
         return wn_fail(from->error, WN_ENOMEM, "%s: no memory for %zu tensors", from->path, most);
-    json_object_foreach(file->header, name, entry) {
+    json_object_foreach(file->header, name, entry)
+    {
         if (strcmp(name, "__metadata__") == 0) {
             wn_status status = check_metadata(from, entry);
             if (status != WN_OK)
@@ -254,10 +270,11 @@ static wn_status check_overlaps(const source *from, const wn_safetensors *file)
     qsort(extents, file->count, sizeof *extents, by_begin);
     for (uint32_t i = 1; i < file->count && status == WN_OK; i++)
         if (extents[i].begin < extents[i - 1].end)
-            status = wn_fail(from->error, WN_EFORMAT, "%s: tensors \"%s\" [%" PRIu64 ", %" PRIu64
-                             "] and \"%s\" [%" PRIu64 ", %" PRIu64 "] overlap", from->path,
-                             extents[i - 1].name, extents[i - 1].begin, extents[i - 1].end,
-                             extents[i].name, extents[i].begin, extents[i].end);
+            status = wn_fail(from->error, WN_EFORMAT,
+                             "%s: tensors \"%s\" [%" PRIu64 ", %" PRIu64 "] and \"%s\" [%" PRIu64
+                             ", %" PRIu64 "] overlap",
+                             from->path, extents[i - 1].name, extents[i - 1].begin,
+                             extents[i - 1].end, extents[i].name, extents[i].begin, extents[i].end);
     free(extents);
     return status;
 }
@@ -268,8 +285,9 @@ static wn_status read_data(const source *from, wn_safetensors *file)
         wn_safetensor *tensor = &file->tensors[i];
         void *data = malloc(tensor->bytes + 16);
         if (data == NULL)
-            return wn_fail(from->error, WN_ENOMEM, "%s: no memory for tensor \"%s\" of %" PRIu64
-                           " bytes", from->path, tensor->name, tensor->bytes);
+            return wn_fail(from->error, WN_ENOMEM,
+                           "%s: no memory for tensor \"%s\" of %" PRIu64 " bytes", from->path,
+                           tensor->name, tensor->bytes);
         tensor->data = data;
         off_t at = (off_t)(8 + from->header_bytes + file->begin[i]);
         if (fseeko(from->stream, at, SEEK_SET) != 0 ||
@@ -444,10 +462,10 @@ wn_status wn_safetensors_write(const char *path, const wn_safetensor *tensors, u
     qsort(places, count, sizeof *places, by_element_size);
     size_t bytes = 0;
     char *header = make_header(tensors, places, count, metadata, &bytes);
-    wn_status status =
-        header != NULL
-            ? write_file(path, header, bytes, tensors, places, count, error)
-            : wn_fail(error, WN_EINVAL, "%s: no memory for the header, or a name given twice", path);
+    wn_status status = header != NULL
+                           ? write_file(path, header, bytes, tensors, places, count, error)
+                           : wn_fail(error, WN_EINVAL,
+                                     "%s: no memory for the header, or a name given twice", path);
     free(header);
     free(places);
     return status;

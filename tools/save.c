@@ -38,9 +38,12 @@ static int add_out(saving *to, const wn_replay *replay, uint32_t layer)
         return -1;
     wn_elements_read(trace->dtype, replay->layers[layer].out, 0, count, values);
     add(to, replay, layer, "out",
-        (wn_safetensor){.dtype = WN_F32, .ndim = 3, .bytes = (uint64_t)count * sizeof *values,
+        (wn_safetensor){.dtype = WN_F32,
+                        .ndim = 3,
+                        .bytes = (uint64_t)count * sizeof *values,
                         .shape = {trace->tokens, trace->num_heads, trace->v_head_dim},
-                        .data = values}, 1);
+                        .data = values},
+        1);
     return 0;
 }
 
@@ -86,8 +89,12 @@ static int add_select(saving *to, const wn_replay *replay, uint32_t layer)
         }
     free(visible);
     add(to, replay, layer, "select",
-        (wn_safetensor){.dtype = WN_I32, .ndim = 3, .bytes = count * sizeof *list,
-                        .shape = {replay->steps, trace->num_kv_heads, width}, .data = list}, 1);
+        (wn_safetensor){.dtype = WN_I32,
+                        .ndim = 3,
+                        .bytes = count * sizeof *list,
+                        .shape = {replay->steps, trace->num_kv_heads, width},
+                        .data = list},
+        1);
     return 0;
 }
 
@@ -98,15 +105,21 @@ static int add_layer(saving *to, const wn_replay *replay, uint32_t layer)
     if (add_out(to, replay, layer) != 0)
         return -1;
     add(to, replay, layer, "lse",
-        (wn_safetensor){.dtype = WN_F32, .ndim = 2,
+        (wn_safetensor){.dtype = WN_F32,
+                        .ndim = 2,
                         .bytes = (uint64_t)trace->tokens * trace->num_heads * sizeof(float),
-                        .shape = {trace->tokens, trace->num_heads}, .data = from->lse}, 0);
+                        .shape = {trace->tokens, trace->num_heads},
+                        .data = from->lse},
+        0);
     if (from->retain != NULL)
         add(to, replay, layer, "retain",
-            (wn_safetensor){.dtype = WN_I32, .ndim = 2,
+            (wn_safetensor){.dtype = WN_I32,
+                            .ndim = 2,
                             .bytes = (uint64_t)trace->num_kv_heads * (uint64_t)from->kept *
                                      sizeof(int32_t),
-                            .shape = {trace->num_kv_heads, from->kept}, .data = from->retain}, 0);
+                            .shape = {trace->num_kv_heads, from->kept},
+                            .data = from->retain},
+            0);
     return from->selects ? add_select(to, replay, layer) : 0;
 }
 

@@ -68,24 +68,26 @@ void wn_summary_loss(const wn_run *run, const wn_replay *replay, int32_t layer, 
 {
     const wn_trace *trace = run->trace;
     char at[40];
-    wn_quality quality = wn_quality_measure(replay, run->replays[0], layer, wn_run_first_row(run),
-                                            trace->tokens);
+    wn_quality quality =
+        wn_quality_measure(replay, run->replays[0], layer, wn_run_first_row(run), trace->tokens);
     const wn_worst *mass = &quality.mass;
     if (mass->worst > 0.9999 && quality.error.worst < 1e-3) {
         snprintf(text, bytes, "lost nothing that can be measured");
         return;
     }
-    snprintf(text, bytes, "lost most in layer %u, head %u (KV head %u), at token %" PRId64 "%s: "
-             "%.1f%% of the attention mass", trace->layers[mass->layer].number, mass->head,
-             kv_head_of(trace, mass->head), mass->row, word(trace, mass->row, at),
-             100 * (1 - mass->worst));
+    snprintf(text, bytes,
+             "lost most in layer %u, head %u (KV head %u), at token %" PRId64 "%s: "
+             "%.1f%% of the attention mass",
+             trace->layers[mass->layer].number, mass->head, kv_head_of(trace, mass->head),
+             mass->row, word(trace, mass->row, at), 100 * (1 - mass->worst));
     if (quality.error.layer == mass->layer && quality.error.head == mass->head &&
         quality.error.row == mass->row)
         append(text, bytes, ", with the greatest output error, too: %.2f", quality.error.worst);
     else
-        append(text, bytes, "; the greatest output error, %.2f, is in layer %u, head %u, at token %"
-               PRId64 "%s", quality.error.worst, trace->layers[quality.error.layer].number,
-               quality.error.head, quality.error.row, word(trace, quality.error.row, at));
+        append(text, bytes,
+               "; the greatest output error, %.2f, is in layer %u, head %u, at token %" PRId64 "%s",
+               quality.error.worst, trace->layers[quality.error.layer].number, quality.error.head,
+               quality.error.row, word(trace, quality.error.row, at));
 }
 
 void wn_summary_readers(const wn_run *run, char *text, size_t bytes)
@@ -116,9 +118,11 @@ static void say_view(const wn_run *run, uint32_t reader, const wn_fact_view *vie
     const wn_trace *trace = run->trace;
     const wn_fact_reader *who = &run->fact->readers[reader];
     int64_t needle = trace->needle_end - trace->needle_begin;
-    append(text, bytes, "layer %u head %u, at step %" PRId64 ", has %" PRId64 " of its %" PRId64
-           " tokens in the cache of KV head %u", trace->layers[who->layer].number, who->head,
-           who->step, view->in_cache, needle, kv_head_of(trace, who->head));
+    append(text, bytes,
+           "layer %u head %u, at step %" PRId64 ", has %" PRId64 " of its %" PRId64
+           " tokens in the cache of KV head %u",
+           trace->layers[who->layer].number, who->head, who->step, view->in_cache, needle,
+           kv_head_of(trace, who->head));
     if (view->visible != view->in_cache)
         append(text, bytes, ", %" PRId64 " of them selected", view->visible);
     append(text, bytes, ", and with them %.0f%% of what it reads there", 100 * view->share);
@@ -128,7 +132,7 @@ void wn_summary_fact(const wn_run *run, const wn_replay *replay, int32_t layer, 
                      size_t bytes)
 {
     static const char *const verdicts[] = {"", "kept the fact", "kept part of the fact",
-                                           "lost the fact", "cannot be judged by it"};
+                                           "lost the fact", "says nothing of the fact"};
     int32_t verdict;
     uint32_t worst;
     wn_fact_view view;
@@ -141,15 +145,25 @@ void wn_summary_fact(const wn_run *run, const wn_replay *replay, int32_t layer, 
         append(text, bytes, ": no head reads it here");
         return;
     }
-    uint32_t readers = 0;
-    for (uint32_t i = 0; i < run->fact->num_readers; i++)
-        readers += layer < 0 || run->fact->readers[i].layer == (uint32_t)layer;
-    append(text, bytes, readers > 1 ? ": of its %u readers the one that sees least, " : ": ",
-           readers);
+    uint32_t readers = 0, seeing = 0;
+    for (uint32_t i = 0; i < run->fact->num_readers; i++) {
+        wn_fact_view seen;
+        if (layer >= 0 && run->fact->readers[i].layer != (uint32_t)layer)
+            continue;
+        if (wn_fact_look(run->fact, replay, i, &seen, NULL) == WN_OK)
+            seeing += seen.share >= WN_FACT_KEPT_SHARE;
+        readers++;
+    }
+    append(text, bytes,
+           readers > 1 ? ": %u of %u heads that read it still see it; the one that sees "
+                         "least, "
+                       : ": ",
+           seeing, readers);
     say_view(run, worst, &view, text, bytes);
     wn_cost cost = wn_cost_measure(replay, layer);
     if (cost.generation_skipped > 0)
-        append(text, bytes, " (tiles skipped inside the kernel are not counted here; the retained "
+        append(text, bytes,
+               " (tiles skipped inside the kernel are not counted here; the retained "
                "mass counts them)");
 }
 
@@ -157,22 +171,26 @@ void wn_summary_check(const wn_run *run, char *text, size_t bytes)
 {
     const wn_check *check = run->check;
     const char *slash = strrchr(run->expected, '/');
-    snprintf(text, bytes, "%s: dense attention against %s, %" PRId64 " rows: greatest output "
+    snprintf(text, bytes,
+             "%s: dense attention against %s, %" PRId64 " rows: greatest output "
              "error %.2g, %.0f%% of its bound (%.2g of the value + %.0e of the greatest |v|); "
-             "greatest LSE error %.2g, bound %.0e", check->pass ? "PASS" : "FAIL", slash != NULL ? slash + 1 : run->expected,
-             check->rows, check->out_error, 100 * check->out_share, check->out_relative,
-             check->out_slack, check->lse_error, check->lse_bound);
+             "greatest LSE error %.2g, bound %.0e",
+             check->pass ? "PASS" : "FAIL", slash != NULL ? slash + 1 : run->expected, check->rows,
+             check->out_error, 100 * check->out_share, check->out_relative, check->out_slack,
+             check->lse_error, check->lse_bound);
 }
 
 void wn_summary_excess(const wn_run *run, const wn_replay *replay, char *text, size_t bytes)
 {
-    wn_quality quality = wn_quality_measure(replay, run->replays[0], -1, wn_run_first_row(run),
-                                            run->trace->tokens);
+    wn_quality quality =
+        wn_quality_measure(replay, run->replays[0], -1, wn_run_first_row(run), run->trace->tokens);
     text[0] = '\0';
     if (quality.greatest_mass > 1.001)
-        snprintf(text, bytes, "has up to %.4f of dense attention's mass, which leaving keys out "
+        snprintf(text, bytes,
+                 "has up to %.4f of dense attention's mass, which leaving keys out "
                  "cannot give: its keys are not the same (a quantised cache?), or something is "
-                 "wrong", quality.greatest_mass);
+                 "wrong",
+                 quality.greatest_mass);
 }
 
 /* ---------------------------------------------------------------- table */
@@ -245,10 +263,11 @@ static void add_prompt_row(wn_table *table, const wn_run *run, const wn_replay *
 
 static void add_head(wn_table *table)
 {
-    static const char *const head[2][COLUMNS] = {
-        {"", "prefill", "generate", "KV kept", "", "read per", "mass", "kept", "output", "error",
-         "tiles skipped"},
-        {"", "ms", "ms/token", "bytes", "", "token", "mean", "least", "mean", "worst", "ctx / gen"}};
+    static const char *const head[2][COLUMNS] = {{"", "prefill", "generate", "KV kept", "",
+                                                  "read per", "mass", "kept", "output", "error",
+                                                  "tiles skipped"},
+                                                 {"", "ms", "ms/token", "bytes", "", "token",
+                                                  "mean", "least", "mean", "worst", "ctx / gen"}};
     for (int row = 0; row < 2; row++)
         for (int column = 0; column < COLUMNS; column++)
             wn_table_cell(table, "%s", head[row][column]);
@@ -290,7 +309,8 @@ void wn_summary_print(const wn_run *run, FILE *to)
     wn_summary_trace(run->trace, text, sizeof text);
     fprintf(to, "%s\n\n", text);
     print_table(run, to);
-    fprintf(to, "\nMass kept and output error are of the %s rows, against dense, per row and head.\n",
+    fprintf(to,
+            "\nMass kept and output error are of the %s rows, against dense, per row and head.\n",
             wn_run_first_row(run) > 0 ? "generated" : "prompt's");
     if (run->count > 1)
         fprintf(to, "\nWhere each method lost most:\n");

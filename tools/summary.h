@@ -10,10 +10,10 @@ typedef struct wn_run {
     const wn_trace *trace;
     wn_replay **replays;
     uint32_t count;
-    uint32_t by_layer;       /* 1: the table has a row per layer, too */
-    const wn_fact *fact;     /* NULL: the trace has no needle */
-    const wn_check *check;   /* NULL: no expectation was at hand */
-    const char *expected;    /* the expectation's path */
+    uint32_t by_layer;     /* 1: the table has a row per layer, too */
+    const wn_fact *fact;   /* NULL: the trace has no needle */
+    const wn_check *check; /* NULL: no expectation was at hand */
+    const char *expected;  /* the expectation's path */
 } wn_run;
 
 /* First generated row, or 0 if nothing was generated: qualities are measured from here on. */

@@ -1,5 +1,5 @@
-/* summary_json.c: the run's figures for programs: names as in summary.h and metrics.h, bytes, seconds
- * and shares of 1. */
+/* summary_json.c: the run's figures for programs: names as in summary.h and metrics.h, bytes,
+ * seconds and shares of 1. */
 #include "tools/summary.h"
 
 #include <jansson.h>
@@ -16,9 +16,8 @@ static json_t *worst_case(const wn_trace *trace, const wn_worst *worst)
     if (worst->row < 0)
         return json_null();
     return json_pack("{s:o, s:o, s:I, s:I, s:I}", "mean", number(worst->mean), "worst",
-                     number(worst->worst), "layer",
-                     (json_int_t)trace->layers[worst->layer].number, "head",
-                     (json_int_t)worst->head, "row", (json_int_t)worst->row);
+                     number(worst->worst), "layer", (json_int_t)trace->layers[worst->layer].number,
+                     "head", (json_int_t)worst->head, "row", (json_int_t)worst->row);
 }
 
 static json_t *quality(const wn_run *run, const wn_replay *replay, int32_t layer, int64_t first,
@@ -32,15 +31,14 @@ static json_t *quality(const wn_run *run, const wn_replay *replay, int32_t layer
 
 static json_t *phase(const wn_counters *c)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "query_tokens",
-                     (json_int_t)c->query_tokens, "keys_visible", (json_int_t)c->keys_visible,
-                     "keys_selected", (json_int_t)c->keys_selected, "keys_attended",
-                     (json_int_t)c->keys_attended, "k_bytes_read", (json_int_t)c->k_bytes_read,
-                     "v_bytes_read", (json_int_t)c->v_bytes_read, "aux_bytes_read",
-                     (json_int_t)c->aux_bytes_read, "tiles_seen", (json_int_t)c->tiles_seen,
-                     "tiles_skipped", (json_int_t)c->tiles_skipped, "tokens_dropped",
-                     (json_int_t)c->tokens_dropped, "dense_fallbacks",
-                     (json_int_t)c->dense_fallbacks);
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "query_tokens",
+        (json_int_t)c->query_tokens, "keys_visible", (json_int_t)c->keys_visible, "keys_selected",
+        (json_int_t)c->keys_selected, "keys_attended", (json_int_t)c->keys_attended, "k_bytes_read",
+        (json_int_t)c->k_bytes_read, "v_bytes_read", (json_int_t)c->v_bytes_read, "aux_bytes_read",
+        (json_int_t)c->aux_bytes_read, "tiles_seen", (json_int_t)c->tiles_seen, "tiles_skipped",
+        (json_int_t)c->tiles_skipped, "tokens_dropped", (json_int_t)c->tokens_dropped,
+        "dense_fallbacks", (json_int_t)c->dense_fallbacks);
 }
 
 static void add_common(json_t *to, const wn_run *run, const wn_replay *replay, int32_t layer)
@@ -61,17 +59,17 @@ static json_t *layer_figures(const wn_run *run, const wn_replay *replay, uint32_
 {
     const wn_trace *trace = run->trace;
     const wn_replay_layer *from = &replay->layers[layer];
-    json_t *to = json_pack("{s:I, s:I, s:b, s:o, s:o}", "layer",
-                           (json_int_t)trace->layers[layer].number, "kept_tokens",
-                           (json_int_t)from->kept, "selects", from->selects, "context",
-                           phase(&from->counters[WN_PHASE_CONTEXT]), "generation",
-                           phase(&from->counters[WN_PHASE_GENERATION]));
+    json_t *to =
+        json_pack("{s:I, s:I, s:b, s:o, s:o}", "layer", (json_int_t)trace->layers[layer].number,
+                  "kept_tokens", (json_int_t)from->kept, "selects", from->selects, "context",
+                  phase(&from->counters[WN_PHASE_CONTEXT]), "generation",
+                  phase(&from->counters[WN_PHASE_GENERATION]));
     json_t *heads = json_array();
     for (uint32_t h = 0; h < trace->num_heads; h++) {
         double least, mean = wn_quality_head(replay, run->replays[0], layer, h,
                                              wn_run_first_row(run), trace->tokens, &least);
-        json_array_append_new(heads, json_pack("{s:o, s:o}", "mean", number(mean), "worst",
-                                               number(least)));
+        json_array_append_new(
+            heads, json_pack("{s:o, s:o}", "mean", number(mean), "worst", number(least)));
     }
     add_common(to, run, replay, (int32_t)layer);
     json_object_set_new(to, "retained_mass_by_head", heads);

@@ -86,7 +86,10 @@ const char *wn_bytes_text(double bytes, char text[16])
         bytes /= 1000;
         unit++;
     }
-    snprintf(text, 16, "%.*f %s", unit == 0 || bytes >= 99.95 ? 0 : bytes >= 9.995 ? 1 : 2, bytes,
-             units[unit]);
+    snprintf(text, 16, "%.*f %s",
+             unit == 0 || bytes >= 99.95 ? 0
+             : bytes >= 9.995            ? 1
+                                         : 2,
+             bytes, units[unit]);
     return text;
 }

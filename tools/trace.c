@@ -35,8 +35,10 @@ static wn_status read_int(const reading *at, const char *key, int64_t fallback, 
     errno = 0;
     *value = strtoll(text, &end, 10);
     if (end == text || *end != '\0' || errno != 0 || *value < 0)
-        return wn_fail(at->error, WN_EFORMAT, "%s: metadata %s is \"%s\"; expected a whole number "
-                       "of 0 or more", at->trace->path, key, text);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: metadata %s is \"%s\"; expected a whole number "
+                       "of 0 or more",
+                       at->trace->path, key, text);
     return WN_OK;
 }
 
@@ -49,8 +51,10 @@ static wn_status read_scale(const reading *at)
     at->trace->softmax_scale = strtof(text, &end);
     if (end == text || *end != '\0' || !isfinite(at->trace->softmax_scale) ||
         at->trace->softmax_scale <= 0)
-        return wn_fail(at->error, WN_EFORMAT, "%s: metadata softmax_scale is \"%s\"; expected a "
-                       "number above 0", at->trace->path, text);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: metadata softmax_scale is \"%s\"; expected a "
+                       "number above 0",
+                       at->trace->path, text);
     return WN_OK;
 }
 
@@ -61,8 +65,10 @@ static wn_status read_format(const reading *at)
     const char *format = wn_safetensors_metadata(trace->file, "format");
     const char *model = wn_safetensors_metadata(trace->file, "model");
     if (format == NULL || strcmp(format, WN_TRACE_FORMAT) != 0)
-        return wn_fail(at->error, WN_EFORMAT, "%s: not a trace: metadata format is \"%s\", expected "
-                       "\"" WN_TRACE_FORMAT "\"", trace->path, format != NULL ? format : "");
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: not a trace: metadata format is \"%s\", expected "
+                       "\"" WN_TRACE_FORMAT "\"",
+                       trace->path, format != NULL ? format : "");
     trace->model = model != NULL ? model : "";
     return read_scale(at);
 }
@@ -79,13 +85,15 @@ static wn_status read_lengths(const reading *at)
     if (status != WN_OK)
         return status;
     if (trace->context < 1 || trace->context > trace->tokens)
-        return wn_fail(at->error, WN_EFORMAT, "%s: metadata context_length is %" PRId64
-                       ", but the tensors have %" PRId64 " tokens", trace->path, trace->context,
-                       trace->tokens);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: metadata context_length is %" PRId64 ", but the tensors have %" PRId64
+                       " tokens",
+                       trace->path, trace->context, trace->tokens);
     if (trace->needle_begin > trace->needle_end || trace->needle_end > trace->context)
-        return wn_fail(at->error, WN_EFORMAT, "%s: the needle [%" PRId64 ", %" PRId64
-                       ") is no range within the prompt of %" PRId64 " tokens", trace->path,
-                       trace->needle_begin, trace->needle_end, trace->context);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: the needle [%" PRId64 ", %" PRId64
+                       ") is no range within the prompt of %" PRId64 " tokens",
+                       trace->path, trace->needle_begin, trace->needle_end, trace->context);
     return WN_OK;
 }
 
@@ -192,15 +200,19 @@ static wn_status check_tensor(const reading *at, const wn_trace_layer *layer, co
         return wn_fail(at->error, WN_EFORMAT, "%s: layer %u has no tensor layers.%u.%s",
                        trace->path, layer->number, layer->number, name);
     if (tensor->dtype != trace->dtype)
-        return wn_fail(at->error, WN_EFORMAT, "%s: %s is %s, but layers.%u.q is %s; q, k and v of "
-                       "all layers must agree, in float32, float16 or bfloat16", trace->path,
-                       tensor->name, wn_dtype_name(tensor->dtype), trace->layers[0].number,
-                       wn_dtype_name(trace->dtype));
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: %s is %s, but layers.%u.q is %s; q, k and v of "
+                       "all layers must agree, in float32, float16 or bfloat16",
+                       trace->path, tensor->name, wn_dtype_name(tensor->dtype),
+                       trace->layers[0].number, wn_dtype_name(trace->dtype));
     if (tensor->ndim != 3)
-        return wn_fail(at->error, WN_EFORMAT, "%s: %s has %u dimensions; expected 3: [tokens, "
-                       "heads, channels]", trace->path, tensor->name, tensor->ndim);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: %s has %u dimensions; expected 3: [tokens, "
+                       "heads, channels]",
+                       trace->path, tensor->name, tensor->ndim);
     if (tensor->shape[0] != trace->tokens || tensor->shape[1] != heads || tensor->shape[2] != dim)
-        return wn_fail(at->error, WN_EFORMAT, "%s: %s is [%" PRId64 ", %" PRId64 ", %" PRId64
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: %s is [%" PRId64 ", %" PRId64 ", %" PRId64
                        "]; beside the other tensors it should be [%" PRId64 ", %u, %u]",
                        trace->path, tensor->name, tensor->shape[0], tensor->shape[1],
                        tensor->shape[2], trace->tokens, heads, dim);
@@ -218,8 +230,10 @@ static wn_status check_layer(const reading *at, const wn_trace_layer *layer)
     for (uint32_t i = 0; i < layer->num_inputs && status == WN_OK; i++) {
         const wn_safetensor *input = layer->inputs[i];
         if (input->ndim < 1 || input->ndim > WN_MAX_DIMS || input->shape[0] != trace->tokens)
-            status = wn_fail(at->error, WN_EFORMAT, "%s: %s does not have one row for each of the "
-                             "%" PRId64 " tokens", trace->path, input->name, trace->tokens);
+            status = wn_fail(at->error, WN_EFORMAT,
+                             "%s: %s does not have one row for each of the "
+                             "%" PRId64 " tokens",
+                             trace->path, input->name, trace->tokens);
     }
     return status;
 }
@@ -231,9 +245,10 @@ static wn_status read_geometry(const reading *at)
     const wn_trace_layer *first = &trace->layers[0];
     if (first->q == NULL || first->k == NULL || first->v == NULL || first->q->ndim != 3 ||
         first->k->ndim != 3 || first->v->ndim != 3)
-        return wn_fail(at->error, WN_EFORMAT, "%s: layer %u lacks layers.%u.q, .k or .v of the "
-                       "shape [tokens, heads, channels]", trace->path, first->number,
-                       first->number);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: layer %u lacks layers.%u.q, .k or .v of the "
+                       "shape [tokens, heads, channels]",
+                       trace->path, first->number, first->number);
     int64_t tokens = first->q->shape[0], heads = first->q->shape[1], dim = first->q->shape[2];
     int64_t kv_heads = first->k->shape[1], v_dim = first->v->shape[2];
     if (first->q->dtype != WN_F32 && first->q->dtype != WN_F16 && first->q->dtype != WN_BF16)
@@ -241,12 +256,14 @@ static wn_status read_geometry(const reading *at)
                        trace->path, first->q->name, wn_dtype_name(first->q->dtype));
     if (tokens < 1 || tokens > MAX_TOKENS || heads < 1 || heads > MAX_HEADS || dim < 1 ||
         dim > WN_MAX_HEAD_DIM || v_dim < 1 || v_dim > WN_MAX_HEAD_DIM)
-        return wn_fail(at->error, WN_EFORMAT, "%s: %s is [%" PRId64 ", %" PRId64 ", %" PRId64
-                       "] and v has %" PRId64 " channels: out of range", trace->path,
-                       first->q->name, tokens, heads, dim, v_dim);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: %s is [%" PRId64 ", %" PRId64 ", %" PRId64 "] and v has %" PRId64
+                       " channels: out of range",
+                       trace->path, first->q->name, tokens, heads, dim, v_dim);
     if (kv_heads < 1 || kv_heads > heads || heads % kv_heads != 0)
-        return wn_fail(at->error, WN_EFORMAT, "%s: %" PRId64 " query heads cannot share %" PRId64
-                       " KV heads evenly", trace->path, heads, kv_heads);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: %" PRId64 " query heads cannot share %" PRId64 " KV heads evenly",
+                       trace->path, heads, kv_heads);
     trace->tokens = tokens;
     trace->dtype = first->q->dtype;
     trace->num_heads = (uint32_t)heads;
@@ -271,15 +288,17 @@ static wn_status read_words(const reading *at)
         return WN_OK;
     if (text->dtype != WN_U8 || begin->dtype != WN_I32 || begin->ndim != 1 ||
         begin->shape[0] != trace->tokens + 1)
-        return wn_fail(at->error, WN_EFORMAT, "%s: token_text must be uint8 and token_text_offsets "
-                       "int32 [%" PRId64 "]", trace->path, trace->tokens + 1);
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: token_text must be uint8 and token_text_offsets "
+                       "int32 [%" PRId64 "]",
+                       trace->path, trace->tokens + 1);
     const int32_t *offsets = begin->data;
     for (int64_t t = 0; t < trace->tokens; t++)
-        if (offsets[t] < 0 || offsets[t + 1] < offsets[t] ||
-            (uint64_t)offsets[t + 1] > text->bytes)
-            return wn_fail(at->error, WN_EFORMAT, "%s: token_text_offsets of token %" PRId64
-                           " are [%d, %d], but token_text has %" PRIu64 " bytes", trace->path, t,
-                           offsets[t], offsets[t + 1], text->bytes);
+        if (offsets[t] < 0 || offsets[t + 1] < offsets[t] || (uint64_t)offsets[t + 1] > text->bytes)
+            return wn_fail(at->error, WN_EFORMAT,
+                           "%s: token_text_offsets of token %" PRId64
+                           " are [%d, %d], but token_text has %" PRIu64 " bytes",
+                           trace->path, t, offsets[t], offsets[t + 1], text->bytes);
     trace->text = text->data;
     trace->text_begin = offsets;
     return WN_OK;
@@ -372,9 +391,10 @@ static wn_status read_expected(const wn_expected *expected, const wn_trace *trac
         return WN_OK;
     int64_t want = expected->num_rows * trace->num_heads * dim;
     if (tensor->dtype != WN_F64 || tensor->bytes != (uint64_t)want * sizeof(double))
-        return wn_fail(error, WN_EFORMAT, "the expectation's %s should be float64 of %" PRId64
-                       " rows, %u heads and %" PRId64 " channels", name, expected->num_rows,
-                       trace->num_heads, dim);
+        return wn_fail(error, WN_EFORMAT,
+                       "the expectation's %s should be float64 of %" PRId64
+                       " rows, %u heads and %" PRId64 " channels",
+                       name, expected->num_rows, trace->num_heads, dim);
     *data = tensor->data;
     return WN_OK;
 }
@@ -389,13 +409,14 @@ static wn_status read_expectations(wn_expected *expected, const char *path, cons
     expected->num_rows = rows->shape[0];
     for (int64_t i = 0; i < expected->num_rows; i++)
         if (expected->rows[i] < 0 || expected->rows[i] >= trace->tokens)
-            return wn_fail(error, WN_EFORMAT, "%s: row %d is not among the trace's %" PRId64
-                           " tokens: is it this trace's expectation?", path, expected->rows[i],
-                           trace->tokens);
+            return wn_fail(error, WN_EFORMAT,
+                           "%s: row %d is not among the trace's %" PRId64
+                           " tokens: is it this trace's expectation?",
+                           path, expected->rows[i], trace->tokens);
     wn_status status = WN_OK;
     for (uint32_t i = 0; i < trace->num_layers && status == WN_OK; i++) {
-        status = read_expected(expected, trace, i, "out", trace->v_head_dim, &expected->out[i],
-                               error);
+        status =
+            read_expected(expected, trace, i, "out", trace->v_head_dim, &expected->out[i], error);
         if (status == WN_OK)
             status = read_expected(expected, trace, i, "lse", 1, &expected->lse[i], error);
     }

@@ -54,8 +54,9 @@ typedef struct wn_expected {
     wn_safetensors *file;
     const int32_t *rows; /* [num_rows] */
     int64_t num_rows;
-    const double **out;  /* [num_layers of the trace][num_rows, heads, v_head_dim]; NULL: not there */
-    const double **lse;  /* [num_layers of the trace][num_rows, heads] */
+    const double *
+        *out; /* [num_layers of the trace][num_rows, heads, v_head_dim]; NULL: not there */
+    const double **lse; /* [num_layers of the trace][num_rows, heads] */
 } wn_expected;
 
 wn_status wn_expected_open(const char *path, const wn_trace *trace, wn_expected **expected,

@@ -118,6 +118,8 @@ static wn_outcome entry_agrees_with_note(wn_trial *trial)
         return WN_SKIPPED;
     const wn_plugin *plugin = loaded.plugin;
     const wn_note *note = &loaded.note;
+    if (note->format == 0)
+        return wn_trial_says(trial, WN_SKIPPED, "there is no note to agree with");
     uint32_t there = WN_HAS_CONFIG | (loaded.predictor != NULL ? WN_HAS_PREDICTOR : 0) |
                      (loaded.aux_pool != NULL ? WN_HAS_AUX_POOL : 0) |
                      (loaded.kernel_hook != NULL ? WN_HAS_KERNEL_HOOK : 0);

@@ -99,9 +99,9 @@ static void fill_layer(scene *at, uint32_t layer)
             const uint8_t *poison = play->poison + ((size_t)layer * (size_t)tokens_of(play) +
                                                     (size_t)token) * model->num_kv_heads;
             for (size_t i = 0; i < v_count; i++)
-                if (at->mode == WN_PLAY_NAN_APPEND || poison[i / model->v_head_dim])
+                if (at->mode == WN_PLAY_NAN || poison[i / model->v_head_dim])
                     v[i] = NAN;
-            for (size_t i = 0; at->mode == WN_PLAY_NAN_APPEND && i < k_count; i++)
+            for (size_t i = 0; at->mode == WN_PLAY_NAN && i < k_count; i++)
                 k[i] = NAN;
         }
     }
@@ -251,8 +251,7 @@ static wn_status run_layer(scene *at, wn_batch *batch, uint32_t layer)
     args.k = rows_of(at->k, at->rows, model->num_kv_heads, model->head_dim);
     args.v = rows_of(at->v, at->rows, model->num_kv_heads, model->v_head_dim);
     args.q = rows_of(at->q, at->rows, model->num_heads, model->head_dim);
-    if (at->mode == WN_PLAY_WHOLE)
-        args.out = rows_of(at->out, at->rows, model->num_heads, model->v_head_dim);
+    args.out = rows_of(at->out, at->rows, model->num_heads, model->v_head_dim);
     wn_status status = wn_attention(batch, layer, &args);
     if (status != WN_OK || at->mode != WN_PLAY_WHOLE)
         return status;
@@ -286,7 +285,7 @@ static wn_status run_step(scene *at)
     at->rows = 0;
     for (uint32_t p = 0; status == WN_OK && p < at->count; p++) {
         uint32_t flags = at->step == 0 ? WN_ITEM_CONTEXT : 0;
-        if (at->mode == WN_PLAY_NAN_APPEND)
+        if (at->mode == WN_PLAY_NAN)
             flags |= WN_ITEM_MORE; /* methods that evict never get to see it */
         items[p] = (wn_batch_item){.struct_size = WN_SIZEOF(wn_batch_item), .flags = flags,
                                    .sequence = at->plays[p].sequence,
@@ -344,5 +343,6 @@ wn_status wn_play_run(wn_engine *engine, const wn_model *model, wn_play *plays, 
     free(at.v);
     free(at.out);
     free(at.physical);
+    report->status = status;
     return status;
 }

@@ -50,11 +50,12 @@ void wn_play_close(wn_play *play);
 
 enum {
     WN_PLAY_WHOLE = 0,
-    WN_PLAY_NAN_APPEND = 1 /* the prompt alone, appended as NaN and never attended to */
+    WN_PLAY_NAN = 1 /* the prompt alone, K and V all NaN, unfinished: nothing is evicted */
 };
 
 /* What came of it beside the outputs. */
 typedef struct wn_play_report {
+    wn_status status; /* what wn_play_run returned */
     uint64_t selections, retentions; /* lists seen */
     int choice_bad;  /* a choice breaks the contract; text says which */
     char text[512];

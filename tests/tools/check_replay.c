@@ -1,7 +1,7 @@
 /* check_replay.c: attention over what an eviction left, straight from the definition. */
 #include "tools/check_replay.h"
 
-#include "tools/check_trace.h"
+#include "tools/check_small_trace.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,7 +10,8 @@
 wn_trace *check_replay_trace(void)
 {
     wn_trace *trace;
-    if (wn_trace_open(check_trace_write("replayed.safetensors"), NULL, 0, &trace, NULL) != WN_OK)
+    if (wn_trace_open(check_small_trace_write("replayed.safetensors"), NULL, 0, &trace, NULL) !=
+        WN_OK)
         abort();
     return trace;
 }

@@ -18,7 +18,8 @@ static void bfloat16(void)
 
 static void half(void)
 {
-    const uint16_t bits[] = {0x0000, 0x3c00, 0xc100, 0x7c00, 0xfc00, 0x7e00, 0x0001, 0x7bff, 0x03ff};
+    const uint16_t bits[] = {0x0000, 0x3c00, 0xc100, 0x7c00, 0xfc00,
+                             0x7e00, 0x0001, 0x7bff, 0x03ff};
     float got[9];
     wn_elements_read(WN_F16, bits, 0, 9, got);
     CU_ASSERT(got[0] == 0 && got[1] == 1 && got[2] == -2.5f);

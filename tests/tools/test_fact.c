@@ -1,7 +1,7 @@
 /* test_fact.c: a planted fact that is kept, partly kept and lost. */
 #include "suite.h"
 #include "tools/check_replay.h"
-#include "tools/check_trace.h"
+#include "tools/check_small_trace.h"
 #include "tools/fact.h"
 
 static int32_t judge(const wn_fact *fact, int64_t drop_begin, int64_t drop_end, wn_fact_view *view)

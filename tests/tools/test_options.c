@@ -63,9 +63,16 @@ static void good_lines(void)
 
 static void bad_lines(void)
 {
-    static const char *const lines[] = {"demo", "demo a b c", "demo a --fiel x", "demo a --file",
-                                        "demo a -n 10", "demo a -n 2x", "demo a -n ", "demo a -x",
-                                        "demo a --loud=3", "demo a -n 99999999999999999999"};
+    static const char *const lines[] = {"demo",
+                                        "demo a b c",
+                                        "demo a --fiel x",
+                                        "demo a --file",
+                                        "demo a -n 10",
+                                        "demo a -n 2x",
+                                        "demo a -n ",
+                                        "demo a -x",
+                                        "demo a --loud=3",
+                                        "demo a -n 99999999999999999999"};
     char words[256], *argv[32];
     int argc;
     demo got;

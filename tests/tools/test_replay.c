@@ -1,7 +1,7 @@
 /* test_replay.c: a made-up trace through real engines, held to what attention is. */
 #include "suite.h"
 #include "tools/check_replay.h"
-#include "tools/check_trace.h"
+#include "tools/check_small_trace.h"
 #include "tools/metrics.h"
 
 #include <math.h>
@@ -37,8 +37,9 @@ static void dense_is_exact(void)
     wn_expected *expected;
     wn_replay *dense = play(trace, dense_yaml, 0);
     CU_ASSERT_PTR_NOT_NULL_FATAL(dense);
-    CU_ASSERT_EQUAL_FATAL(wn_expected_open(check_trace_expected("e.safetensors", trace), trace,
-                                           &expected, NULL), WN_OK);
+    CU_ASSERT_EQUAL_FATAL(wn_expected_open(check_small_trace_expected("e.safetensors", trace),
+                                           trace, &expected, NULL),
+                          WN_OK);
     CU_ASSERT(wn_check_dense(dense, expected).pass);
     CU_ASSERT_EQUAL(dense->layers[0].kept, CHECK_CONTEXT);
     CU_ASSERT_PTR_NULL(dense->layers[0].retain);

@@ -2,7 +2,7 @@
 #include "suite.h"
 #include "tools/check_file.h"
 #include "tools/check_replay.h"
-#include "tools/check_trace.h"
+#include "tools/check_small_trace.h"
 #include "tools/command.h"
 
 #include <string.h>
@@ -16,13 +16,14 @@ static void make_files(void)
         "sparse_attention_config:\n  algorithm: rocket\n  window_size: 8\n  kernel_size: 5\n"
         "  prompt_budget: 40\n  topk: 5\n";
     wn_trace *open;
-    snprintf(trace, sizeof trace, "%s", check_trace_write("t.safetensors"));
+    snprintf(trace, sizeof trace, "%s", check_small_trace_write("t.safetensors"));
     snprintf(config, sizeof config, "%s", check_file_write("thin.yaml", yaml, sizeof yaml - 1));
     snprintf(report, sizeof report, "%s", check_file_path("t.html"));
     snprintf(saved, sizeof saved, "%s", check_file_path("out.safetensors"));
     if (wn_trace_open(trace, NULL, 0, &open, NULL) != WN_OK)
         abort();
-    snprintf(expected, sizeof expected, "%s", check_trace_expected("t.expected.safetensors", open));
+    snprintf(expected, sizeof expected, "%s",
+             check_small_trace_expected("t.expected.safetensors", open));
     wn_trace_close(open);
 }
 
@@ -52,7 +53,8 @@ static void runs(void)
     size_t bytes;
     make_files();
     CU_ASSERT_EQUAL(RUN(config, config, "--trace", trace, "--report", report, "--save", saved,
-                        "--plugin-path", WN_TEST_PLUGINS, "--chunk", "30"), WN_EXIT_FINE);
+                        "--plugin-path", WN_TEST_PLUGINS, "--chunk", "30"),
+                    WN_EXIT_FINE);
     char *page = check_file_read(report, &bytes);
     CU_ASSERT_PTR_NOT_NULL_FATAL(page);
     CU_ASSERT_PTR_NOT_NULL(strstr(page, "PASS"));
@@ -63,8 +65,9 @@ static void runs(void)
     CU_ASSERT_PTR_NOT_NULL(wn_safetensors_find(file, "layers.5.thin-2.retain"));
     CU_ASSERT_PTR_NULL(wn_safetensors_find(file, "layers.3.dense.retain"));
     wn_safetensors_close(file);
-    CU_ASSERT_EQUAL(RUN(config, "--trace", trace, "--json", "--layer", "5", "--plugin-path",
-                        WN_TEST_PLUGINS), WN_EXIT_FINE);
+    CU_ASSERT_EQUAL(
+        RUN(config, "--trace", trace, "--json", "--layer", "5", "--plugin-path", WN_TEST_PLUGINS),
+        WN_EXIT_FINE);
 }
 
 /* An expectation that is not what dense attention gives. */
@@ -93,8 +96,9 @@ static void refusals(void)
     CU_ASSERT_EQUAL(RUN("/nonexistent.yaml", "--trace", trace), WN_EXIT_FAILED);
     CU_ASSERT_EQUAL(RUN(trace, "--trace", trace), WN_EXIT_FAILED);
     CU_ASSERT_EQUAL(RUN(config, "--trace", trace, "--expect", trace), WN_EXIT_FAILED);
-    CU_ASSERT_EQUAL(RUN(config, "--trace", trace, "--plugin-path", WN_TEST_PLUGINS, "--save",
-                        "/nonexistent/x"), WN_EXIT_FAILED);
+    CU_ASSERT_EQUAL(
+        RUN(config, "--trace", trace, "--plugin-path", WN_TEST_PLUGINS, "--save", "/nonexistent/x"),
+        WN_EXIT_FAILED);
     CU_ASSERT_EQUAL(RUN("--help"), WN_EXIT_FINE);
 }
 

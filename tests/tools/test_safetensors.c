@@ -33,12 +33,11 @@ static void reads_back_what_it_wrote(void)
     const float floats[6] = {1, -2.5f, NAN, INFINITY, 0, 4};
     const int32_t ints[3] = {7, -1, 2};
     const uint8_t odd[3] = {1, 2, 3};
-    const wn_safetensor tensors[] = {
-        {"odd", WN_U8, 1, {3}, 3, odd},
-        {"floats", WN_F32, 3, {1, 2, 3}, sizeof floats, floats},
-        {"ints", WN_I32, 1, {3}, sizeof ints, ints},
-        {"empty", WN_F32, 2, {0, 9}, 0, floats},
-        {"scalar", WN_I32, 0, {0}, 4, ints}};
+    const wn_safetensor tensors[] = {{"odd", WN_U8, 1, {3}, 3, odd},
+                                     {"floats", WN_F32, 3, {1, 2, 3}, sizeof floats, floats},
+                                     {"ints", WN_I32, 1, {3}, sizeof ints, ints},
+                                     {"empty", WN_F32, 2, {0, 9}, 0, floats},
+                                     {"scalar", WN_I32, 0, {0}, 4, ints}};
     const char *const metadata[] = {"who", "a \"test\" \xc3\xa9", NULL};
     char path[256];
     wn_safetensors *file;
@@ -99,7 +98,8 @@ static void header_is_no_json(void)
     refuse_header("{\"__metadata__\": [1]}", 0, "__metadata__ is no object");
     refuse_header("{\"__metadata__\": {\"a\": 1}}", 0, "\"a\" is no string");
     refuse_header("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-                  "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "duplicate");
+                  "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
+                  1, "duplicate");
 }
 
 static void nesting_bomb(void)
@@ -138,7 +138,8 @@ static void entries_that_lie(void)
         {"{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[-1,0]}", "[-1, 0]"},
         {"{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,1]}", "[2, 1]"},
         {"{\"dtype\":\"U8\",\"shape\":[9],\"data_offsets\":[0,9]}", "holds 8 bytes"},
-        {"{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[9223372036854775807,9223372036854775807]}",
+        {"{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[9223372036854775807,"
+         "9223372036854775807]}",
          "holds 8 bytes"},
         {"{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,4]}", "dtype and shape make 3"}};
     char header[256];
@@ -153,17 +154,20 @@ static void entries_that_lie(void)
 static void overlaps(void)
 {
     refuse_header("{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]},"
-                  "\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]}}", 8, "overlap");
+                  "\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]}}",
+                  8, "overlap");
     refuse_header("{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
-                  "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 8, "overlap");
+                  "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
+                  8, "overlap");
 }
 
 static void gaps_and_misalignment_are_fine(void)
 {
     wn_safetensors *file;
-    const char *path = check_file_safetensors(
-        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[1,5]},"
-        "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[7,8]}}", 8);
+    const char *path =
+        check_file_safetensors("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[1,5]},"
+                               "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[7,8]}}",
+                               8);
     CU_ASSERT_EQUAL_FATAL(wn_safetensors_open(path, &file, &error), WN_OK);
     CU_ASSERT_EQUAL(*(const float *)wn_safetensors_find(file, "a")->data, 0.0f);
     wn_safetensors_close(file);
@@ -173,9 +177,10 @@ static void gaps_and_misalignment_are_fine(void)
  * a text or read; nothing else. The sanitizers watch. */
 static void survives_cuts_and_flips(void)
 {
-    const char header[] = "{\"__metadata__\":{\"a\":\"b\"},\"x\":{\"dtype\":\"BF16\",\"shape\":[2,3],"
-                          "\"data_offsets\":[0,12]},\"y\":{\"dtype\":\"I64\",\"shape\":[2],"
-                          "\"data_offsets\":[12,28]}}";
+    const char header[] =
+        "{\"__metadata__\":{\"a\":\"b\"},\"x\":{\"dtype\":\"BF16\",\"shape\":[2,3],"
+        "\"data_offsets\":[0,12]},\"y\":{\"dtype\":\"I64\",\"shape\":[2],"
+        "\"data_offsets\":[12,28]}}";
     size_t size;
     char *whole = check_file_read(check_file_safetensors(header, 28), &size);
     uint64_t state = wn_test_seed();
@@ -191,8 +196,8 @@ static void survives_cuts_and_flips(void)
         char before = whole[at];
         whole[at] = (char)wn_random(&state);
         text[0] = '\0';
-        wn_status status = wn_safetensors_open(check_file_write("flip.safetensors", whole, size),
-                                               &file, &error);
+        wn_status status =
+            wn_safetensors_open(check_file_write("flip.safetensors", whole, size), &file, &error);
         CU_ASSERT((status == WN_OK) == (file != NULL));
         CU_ASSERT(status == WN_OK || text[0] != '\0');
         wn_safetensors_close(file);

@@ -2,7 +2,7 @@
 #include "suite.h"
 #include "tools/check_file.h"
 #include "tools/check_replay.h"
-#include "tools/check_trace.h"
+#include "tools/check_small_trace.h"
 #include "tools/save.h"
 
 #include <string.h>

@@ -1,7 +1,7 @@
 /* test_summary.c: the sentences and the JSON of a run. */
 #include "suite.h"
 #include "tools/check_replay.h"
-#include "tools/check_trace.h"
+#include "tools/check_small_trace.h"
 #include "tools/summary.h"
 
 #include <jansson.h>

@@ -39,9 +39,8 @@ static void bytes_text(void)
     static const struct {
         double bytes;
         const char *text;
-    } cases[] = {{0, "0 B"},           {999, "999 B"},       {1000, "1.00 kB"}, {12345, "12.3 kB"},
-                 {99960, "100 kB"},    {999600, "1.00 MB"},  {1.5e9, "1.50 GB"},
-                 {3e15, "3000 TB"}};
+    } cases[] = {{0, "0 B"},        {999, "999 B"},      {1000, "1.00 kB"},  {12345, "12.3 kB"},
+                 {99960, "100 kB"}, {999600, "1.00 MB"}, {1.5e9, "1.50 GB"}, {3e15, "3000 TB"}};
     char text[16];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         CU_ASSERT_STRING_EQUAL(wn_bytes_text(cases[i].bytes, text), cases[i].text);

@@ -1,7 +1,7 @@
 /* test_trace.c: what makes a safetensors file a trace, and what is refused. */
 #include "suite.h"
 #include "tools/check_file.h"
-#include "tools/check_trace.h"
+#include "tools/check_small_trace.h"
 #include "tools/trace.h"
 
 #include <string.h>
@@ -12,8 +12,8 @@ static wn_error error = {WN_SIZEOF(wn_error), sizeof text, text};
 static void reads_a_trace(void)
 {
     wn_trace *trace;
-    CU_ASSERT_EQUAL_FATAL(wn_trace_open(check_trace_write("t.safetensors"), NULL, 0, &trace, &error),
-                          WN_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        wn_trace_open(check_small_trace_write("t.safetensors"), NULL, 0, &trace, &error), WN_OK);
     CU_ASSERT_EQUAL(trace->num_layers, 2);
     CU_ASSERT_EQUAL(trace->layers[0].number, 3);
     CU_ASSERT_EQUAL(trace->layer_number[1], 5);
@@ -36,14 +36,15 @@ static void picks_layers(void)
 {
     wn_trace *trace;
     int64_t only = 5;
-    CU_ASSERT_EQUAL_FATAL(wn_trace_open(check_trace_write("t.safetensors"), &only, 1, &trace, &error),
-                          WN_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        wn_trace_open(check_small_trace_write("t.safetensors"), &only, 1, &trace, &error), WN_OK);
     CU_ASSERT_EQUAL(trace->num_layers, 1);
     CU_ASSERT_EQUAL(trace->layers[0].number, 5);
     wn_trace_close(trace);
     only = 4;
-    CU_ASSERT_EQUAL(wn_trace_open(check_trace_write("t.safetensors"), &only, 1, &trace, &error),
-                    WN_ENOTFOUND);
+    CU_ASSERT_EQUAL(
+        wn_trace_open(check_small_trace_write("t.safetensors"), &only, 1, &trace, &error),
+        WN_ENOTFOUND);
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "layer 4"));
 }
 
@@ -51,16 +52,18 @@ static void reads_an_expectation(void)
 {
     wn_trace *trace;
     wn_expected *expected;
-    CU_ASSERT_EQUAL_FATAL(wn_trace_open(check_trace_write("t.safetensors"), NULL, 0, &trace, &error),
+    CU_ASSERT_EQUAL_FATAL(
+        wn_trace_open(check_small_trace_write("t.safetensors"), NULL, 0, &trace, &error), WN_OK);
+    CU_ASSERT_EQUAL_FATAL(wn_expected_open(check_small_trace_expected("e.safetensors", trace),
+                                           trace, &expected, &error),
                           WN_OK);
-    CU_ASSERT_EQUAL_FATAL(wn_expected_open(check_trace_expected("e.safetensors", trace), trace,
-                                           &expected, &error), WN_OK);
     CU_ASSERT_EQUAL(expected->num_rows, CHECK_TOKENS);
     CU_ASSERT_PTR_NOT_NULL(expected->out[1]);
     wn_expected_close(expected);
     /* A trace is no expectation. */
-    CU_ASSERT_EQUAL(wn_expected_open(check_trace_write("t.safetensors"), trace, &expected, &error),
-                    WN_EFORMAT);
+    CU_ASSERT_EQUAL(
+        wn_expected_open(check_small_trace_write("t.safetensors"), trace, &expected, &error),
+        WN_EFORMAT);
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "rows"));
     wn_trace_close(trace);
 }
@@ -103,7 +106,8 @@ static void metadata_that_is_wrong(void)
     refuse("", Q, K, V, "", 256, "metadata format");
     refuse("\"format\":\"other/1\"", Q, K, V, "", 256, "winnow.trace/1");
     refuse(FORMAT "\"context_length\":\"3\"", Q, K, V, "", 256, "no softmax_scale");
-    refuse(FORMAT "\"softmax_scale\":\"nan\",\"context_length\":\"3\"", Q, K, V, "", 256, "\"nan\"");
+    refuse(FORMAT "\"softmax_scale\":\"nan\",\"context_length\":\"3\"", Q, K, V, "", 256,
+           "\"nan\"");
     refuse(FORMAT "\"softmax_scale\":\"-1\",\"context_length\":\"3\"", Q, K, V, "", 256, "\"-1\"");
     refuse(FORMAT "\"softmax_scale\":\"1x\",\"context_length\":\"3\"", Q, K, V, "", 256, "\"1x\"");
     refuse(FORMAT "\"softmax_scale\":\"0.5\"", Q, K, V, "", 256, "no context_length");
@@ -119,23 +123,25 @@ static void tensors_that_do_not_fit(void)
     refuse(META, "", "", "", "", 256, "no tensors");
     refuse(META, Q, K, "", "", 256, "lacks");
     refuse(META, "", K, V, "", 256, "lacks");
-    refuse(META, ",\"layers.0.q\":{\"dtype\":\"F32\",\"shape\":[4,3,2],\"data_offsets\":[0,96]}", K, V,
-           "", 256, "3 query heads cannot share 2");
+    refuse(META, ",\"layers.0.q\":{\"dtype\":\"F32\",\"shape\":[4,3,2],\"data_offsets\":[0,96]}", K,
+           V, "", 256, "3 query heads cannot share 2");
     refuse(META, ",\"layers.0.q\":{\"dtype\":\"F32\",\"shape\":[4,4,4],\"data_offsets\":[0,256]}",
            ",\"layers.0.k\":{\"dtype\":\"F32\",\"shape\":[4,2,2],\"data_offsets\":[256,320]}",
-           ",\"layers.0.v\":{\"dtype\":\"F32\",\"shape\":[4,2,2],\"data_offsets\":[320,384]}", "", 384,
-           "should be [4, 2, 4]");
-    refuse(META, Q, ",\"layers.0.k\":{\"dtype\":\"F32\",\"shape\":[2,2,4],\"data_offsets\":[128,192]}",
-           V, "", 256, "should be [4, 2, 2]");
-    refuse(META, Q, ",\"layers.0.k\":{\"dtype\":\"F64\",\"shape\":[4,2,1],\"data_offsets\":[128,192]}",
-           V, "", 256, "float64");
-    refuse(META, ",\"layers.0.q\":{\"dtype\":\"I32\",\"shape\":[4,4,2],\"data_offsets\":[0,128]}", K, V,
-           "", 256, "int32");
-    refuse(META, ",\"layers.0.q\":{\"dtype\":\"F32\",\"shape\":[0,4,2],\"data_offsets\":[0,0]}", K, V,
-           "", 256, "out of range");
+           ",\"layers.0.v\":{\"dtype\":\"F32\",\"shape\":[4,2,2],\"data_offsets\":[320,384]}", "",
+           384, "should be [4, 2, 4]");
+    refuse(META, Q,
+           ",\"layers.0.k\":{\"dtype\":\"F32\",\"shape\":[2,2,4],\"data_offsets\":[128,192]}", V,
+           "", 256, "should be [4, 2, 2]");
+    refuse(META, Q,
+           ",\"layers.0.k\":{\"dtype\":\"F64\",\"shape\":[4,2,1],\"data_offsets\":[128,192]}", V,
+           "", 256, "float64");
+    refuse(META, ",\"layers.0.q\":{\"dtype\":\"I32\",\"shape\":[4,4,2],\"data_offsets\":[0,128]}",
+           K, V, "", 256, "int32");
+    refuse(META, ",\"layers.0.q\":{\"dtype\":\"F32\",\"shape\":[0,4,2],\"data_offsets\":[0,0]}", K,
+           V, "", 256, "out of range");
     refuse(META, Q, K, V,
-           ",\"layers.0.indexer.q\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[256,259]}", 259,
-           "one row for each");
+           ",\"layers.0.indexer.q\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[256,259]}",
+           259, "one row for each");
     refuse(META, Q, K, V,
            ",\"layers.1.q\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[256,260]}", 260,
            "3: [tokens");
@@ -146,12 +152,12 @@ static void words_that_lie(void)
     /* The offsets are zeros in the file, which is sound; a count that is wrong is not. */
     refuse(META, Q, K, V,
            ",\"token_text\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[276,278]},"
-           "\"token_text_offsets\":{\"dtype\":\"I32\",\"shape\":[4],\"data_offsets\":[256,272]}", 278,
-           "int32 [5]");
+           "\"token_text_offsets\":{\"dtype\":\"I32\",\"shape\":[4],\"data_offsets\":[256,272]}",
+           278, "int32 [5]");
     wn_trace *trace;
     size_t size;
     char path[256];
-    snprintf(path, sizeof path, "%s", check_trace_write("made.safetensors"));
+    snprintf(path, sizeof path, "%s", check_small_trace_write("made.safetensors"));
     char *whole = check_file_read(path, &size);
     CU_ASSERT_PTR_NOT_NULL_FATAL(whole);
     /* The text is the last tensor; the offsets are the int32 tensor before it. */
