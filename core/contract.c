@@ -5,7 +5,6 @@
 
 #include "core/config_file.h"
 
-#include <math.h>
 #include <string.h>
 
 /* More fields than any method has; a number beyond it is a sign of garbage. */

@@ -198,13 +198,6 @@ wn_status wn_loader_open(const char *path, const wn_file_identity *expected,
     return status;
 }
 
-void wn_loader_retain(const wn_loaded_plugin *plugin)
-{
-    pthread_mutex_lock(&lock);
-    ((loaded *)plugin)->references++;
-    pthread_mutex_unlock(&lock);
-}
-
 void wn_loader_release(const wn_loaded_plugin *plugin)
 {
     loaded *entry = (loaded *)plugin;

@@ -13,8 +13,6 @@ wn_status wn_loader_open(const char *path, const wn_file_identity *expected,
                          const wn_loaded_plugin **plugin, wn_error *error);
 /* The last release unloads, unless the plugin has device code: that is never unloaded. */
 void wn_loader_release(const wn_loaded_plugin *plugin);
-/* One more hold. */
-void wn_loader_retain(const wn_loaded_plugin *plugin);
 
 /* How many plugins are in memory: for tests. */
 uint32_t wn_loader_count(void);

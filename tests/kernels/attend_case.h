@@ -39,10 +39,10 @@ void wn_attend_case_compare(wn_attend_case *c);
 /* Overwrites K and V with NaN in slots where no query needs them: not seen, not selected, and for
  * V left out by votes. */
 void wn_attend_case_poison(wn_attend_case *c);
-/* For query token i, head h of request b, the softmax mass (of the dense distribution, without
- * sinks) and the mean value of the keys that mask and window allow but the selection lacks, and
- * the dense output. False if nothing is allowed. */
+/* For query token i, head h of request b: the softmax mass (of the dense distribution, without
+ * sinks) and the mean value of the keys that mask and window allow but the selection lacks. False
+ * if nothing is allowed. */
 bool wn_attend_case_dropped(wn_attend_case *c, int64_t b, int64_t i, int64_t h, double *mass,
-                            double *mean /* [v_dim] */, double *dense /* [v_dim] */);
+                            double *mean /* [v_dim] */);
 
 #endif

@@ -33,7 +33,7 @@ struct wn_check {
     uint64_t random;   /* state for wn_random(&check->random) */
     char text[256];    /* the case, for failures */
     uint32_t cases, failures;
-    bool quiet; /* count failures, print nothing */
+    bool quiet;                   /* count failures, print nothing */
     struct wn_check_state *state; /* the harness's own */
 };
 
@@ -104,7 +104,7 @@ typedef struct wn_tolerance {
 } wn_tolerance;
 /* X(op, dtype, absolute, relative) */
 #define WN_TOLERANCES(X)                                                                           \
-    X("append", WN_F32, 1e-6, 1e-6)   /* sin and cos may be float polynomials */                   \
+    X("append", WN_F32, 1e-6, 1e-6) /* sin and cos may be float polynomials */                     \
     X("append", WN_F16, 1e-6, 0x1p-10)                                                             \
     X("append", WN_BF16, 1e-6, 0x1p-7)                                                             \
     X("context", WN_F32, 2e-5, 2e-5)                                                               \
@@ -154,8 +154,7 @@ double wn_data_value(wn_data_kind kind, uint64_t seed, int64_t token, int64_t ch
 wn_tensor wn_check_tensor(wn_check *check, uint32_t dtype, wn_data_kind kind, uint32_t ndim,
                           const int64_t *shape);
 /* The same, an output: all 0xff. */
-wn_tensor wn_check_tensor_out(wn_check *check, uint32_t dtype, uint32_t ndim,
-                              const int64_t *shape);
+wn_tensor wn_check_tensor_out(wn_check *check, uint32_t dtype, uint32_t ndim, const int64_t *shape);
 /* One element; indices beyond ndim are 0. */
 double wn_check_at(const wn_tensor *tensor, int64_t i, int64_t j, int64_t k, int64_t l);
 
@@ -166,11 +165,11 @@ enum { WN_CHECK_HND, WN_CHECK_NHD, WN_CHECK_VEC, WN_CHECK_LAYOUTS };
 typedef struct wn_cache_shape {
     uint32_t batch, num_kv_heads, k_dim, v_dim;
     uint32_t tokens_per_page;
-    uint32_t dtype;  /* WN_F32, F16, BF16, F8_E4M3, I8 */
-    uint32_t layout; /* WN_CHECK_HND ... */
-    uint32_t vec_x;  /* WN_CHECK_VEC: 2, 4, 8; divides k_dim and tokens_per_page */
+    uint32_t dtype;     /* WN_F32, F16, BF16, F8_E4M3, I8 */
+    uint32_t layout;    /* WN_CHECK_HND ... */
+    uint32_t vec_x;     /* WN_CHECK_VEC: 2, 4, 8; divides k_dim and tokens_per_page */
     bool token_scales;  /* a float per page, head and place */
-    float tensor_scale; /* 0: 1 */
+    float tensor_scale; /* 0: what fits the data if quantised without token_scales, else 1 */
     bool positions;     /* an array of positions: gaps between them, other for each head */
     bool written;       /* K, V, scales and positions are outputs of the case */
     wn_data_kind kind;
@@ -181,8 +180,8 @@ typedef struct wn_cache_shape {
  * Every page, slot and scale that no request owns holds NaN codes (0xff; -1 for int8), and
  * so do the gaps that K and V have between pages, heads and tokens, each its own. */
 typedef struct wn_check_cache {
-    wn_paged_kv kv;      /* complete; kv.length is shape.length, copied */
-    uint32_t num_pages;  /* of the pool */
+    wn_paged_kv kv;     /* complete; kv.length is shape.length, copied */
+    uint32_t num_pages; /* of the pool */
     /* Of the buffers. */
     size_t k_bytes, v_bytes, k_scale_bytes, v_scale_bytes, position_bytes;
 } wn_check_cache;

@@ -585,7 +585,7 @@ void wn_attend_case_compare(wn_attend_case *c)
 }
 
 bool wn_attend_case_dropped(wn_attend_case *c, int64_t b, int64_t i, int64_t h, double *mass,
-                            double *mean, double *dense)
+                            double *mean)
 {
     const wn_selection *s = c->args.selection;
     int64_t g = h / c->group, row = c->args.selection_row[b] + i / s->query_block;
@@ -593,7 +593,7 @@ bool wn_attend_case_dropped(wn_attend_case *c, int64_t b, int64_t i, int64_t h, 
     double top = -INFINITY, sum = 0;
     *mass = 0;
     for (int64_t d = 0; d < c->v_dim; d++)
-        mean[d] = dense[d] = 0;
+        mean[d] = 0;
     for (int64_t j = 0; j < c->args.kv.length[b]; j++)
         if (is_allowed(c, &x, b, i, j))
             top = fmax(top, score_of(c, &x, b, i, h, j));
@@ -604,15 +604,11 @@ bool wn_attend_case_dropped(wn_attend_case *c, int64_t b, int64_t i, int64_t h, 
         bool dropped = !is_selected(c, b, g, row, j);
         sum += weight;
         *mass += dropped ? weight : 0;
-        for (int64_t d = 0; d < c->v_dim; d++) {
-            dense[d] += weight * x.v[j * c->v_dim + d];
+        for (int64_t d = 0; d < c->v_dim; d++)
             mean[d] += dropped ? weight * x.v[j * c->v_dim + d] : 0;
-        }
     }
-    for (int64_t d = 0; d < c->v_dim; d++) {
-        dense[d] /= sum;
+    for (int64_t d = 0; d < c->v_dim; d++)
         mean[d] = *mass > 0 ? mean[d] / *mass : 0;
-    }
     *mass /= sum;
     free_head_data(&x);
     return sum > 0;

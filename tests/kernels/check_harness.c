@@ -155,13 +155,13 @@ static void run_threads(void *context, int64_t count, void (*body)(void *argumen
                         void *argument)
 {
     team t = {.body = body, .argument = argument, .count = count};
-    int helpers = *(const int *)context - 1;
+    int others = *(const int *)context - 1;
     pthread_t threads[MAX_THREADS];
-    for (int i = 0; i < helpers; i++)
+    for (int i = 0; i < others; i++)
         if (pthread_create(&threads[i], NULL, work, &t) != 0)
             abort();
     work(&t);
-    for (int i = 0; i < helpers; i++)
+    for (int i = 0; i < others; i++)
         pthread_join(threads[i], NULL);
 }
 

@@ -13,8 +13,9 @@
  * and has then written nothing. Zero requests, rows or tokens are fine and do nothing.
  *
  * Conventions: softmax statistics are natural-log. A row that sees no key gives output 0 and LSE
- * -inf. Order in attention: scale, ALiBi, soft cap, mask, softmax; sinks join the denominator once.
- * -0 equals +0; ties go to the lower index; NaN scores count as -inf; -inf is never selected. */
+ * -inf, sinks or not. In attention: scale, ALiBi, soft cap, mask, softmax; sinks join the
+ * denominator once; a NaN score makes its row NaN, and no other. In selections -0 equals +0, ties go
+ * to the lower index, NaN scores count as -inf, and -inf is never selected. */
 #ifndef WINNOW_OPS_H
 #define WINNOW_OPS_H
 
@@ -137,9 +138,9 @@ enum { WN_TILE_NONE = 0, WN_TILE_SKIP_SOFTMAX = 1, WN_TILE_VOTE = 2 };
  *               than WN_MAX_VOTING_ROWS rows are WN_EUNSUPPORTED
  * and, where there is a selection, only those of its queries that share a row of it (tile_q then
  * counts from the first query of that row). Rows that see no key of a tile do not vote, a tile of
- * which no row sees a key counts as not seen. Tile t is slots t*tile_k .. (t+1)*tile_k - 1, or, with
- * a selection, that many consecutive selected tokens. A tile that is left out changes nothing, the
- * running maxima included.
+ * which no row sees a key counts as not seen. Tile t is slots t*tile_k .. (t+1)*tile_k - 1, or that
+ * many consecutive selected tokens. A tile that is left out changes nothing, the running maxima
+ * included.
  * SKIP_SOFTMAX: a row agrees when tile_max - running_max < log_threshold[request]; -inf never
  * agrees and is bit-exact dense. VOTE: vote() returns 1 to leave the tile out; CPU only. */
 typedef struct wn_tile_policy {

@@ -44,7 +44,10 @@
 #elif defined(BUG_OLD_ABI) || defined(BUG_NEW_ABI) || defined(BUG_OTHER_LAYOUT) ||                 \
     defined(BUG_NOTE_FORMAT) || defined(BUG_NOTE_CONTROL)
 __attribute__((used, aligned(4), section(WN_NOTE_SECTION))) static const wn_note_record note = {
-    8, sizeof(wn_note), WN_NOTE_TYPE, WN_NOTE_NAME,
+    8,
+    sizeof(wn_note),
+    WN_NOTE_TYPE,
+    WN_NOTE_NAME,
     {
 #ifdef BUG_NOTE_FORMAT
         99,
@@ -76,7 +79,10 @@ WN_PLUGIN_NOTE(NOTE_ALGORITHM, VERSION, "MIT", CLAIMED, DEVICES, "newest tokens"
 #endif
 #ifdef BUG_TWO_NOTES
 __attribute__((used, aligned(4), section(WN_NOTE_SECTION))) static const wn_note_record second = {
-    8, sizeof(wn_note), WN_NOTE_TYPE, WN_NOTE_NAME,
+    8,
+    sizeof(wn_note),
+    WN_NOTE_TYPE,
+    WN_NOTE_NAME,
     {WN_NOTE_FORMAT, WN_ABI_VERSION, WN_ABI_VERSION, CLAIMED, DEVICES, (uint32_t)WN_ABI_LAYOUT,
      (uint32_t)(WN_ABI_LAYOUT >> 32), 0, "other", "1.0", "MIT", "another one"}};
 #endif
@@ -181,7 +187,10 @@ static const wn_config_interface config = {
 #else
     WN_SIZEOF(wn_config_interface),
 #endif
-    sizeof fields / sizeof fields[0], fields, NULL, NULL,
+    sizeof fields / sizeof fields[0],
+    fields,
+    NULL,
+    NULL,
 #ifdef BUG_NULL_CREATE
     NULL,
 #else
@@ -239,13 +248,17 @@ static wn_status choose(void *instance, const wn_step_args *args, wn_selection *
 }
 
 static const wn_predictor_interface predictor = {
-    WN_SIZEOF(wn_predictor_interface), 0,
+    WN_SIZEOF(wn_predictor_interface),
+    0,
 #ifdef BUG_NULL_BOUNDS
     NULL,
 #else
     bounds,
 #endif
-    NULL, NULL, choose, NULL,
+    NULL,
+    NULL,
+    choose,
+    NULL,
 };
 
 /* ---------------------------------------------------------------- entry */
