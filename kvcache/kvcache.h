@@ -29,6 +29,9 @@ typedef struct wn_kvcache_shape {
     const uint32_t *layer_group; /* [num_layers] */
     const uint8_t *group_evicts; /* [num_groups] 1: positions are kept beside the keys */
     uint32_t num_kv_heads, head_dim, v_head_dim;
+    /* 1: there is no V pool; the view's v is the first v_head_dim channels of K. With dtype F8_E4M3:
+     * records of WN_LAYOUT_MLA_FP8 (head_dim 576, v_head_dim 512), no scale pool. */
+    uint32_t mla;
     uint32_t dtype;  /* WN_F32, F16, BF16, F8_E4M3, I8 */
     uint32_t layout; /* WN_CACHE_... */
     uint32_t vec_x;  /* WN_CACHE_VEC: 16 bytes' worth of elements or 2 ...; else 0 */

@@ -13,7 +13,16 @@
  *   VEC, K   p*page_stride + h*head_stride + ((d/x)*tokens_per_page + t)*x + d%x
  *   VEC, V   p*page_stride + h*head_stride + ((t/x)*dim + d)*x + t%x
  * with x = vec_x. VEC needs dim % x == 0 for K and tokens_per_page % x == 0 for V. */
-enum { WN_LAYOUT_STRIDED = 1, WN_LAYOUT_VEC_K = 2, WN_LAYOUT_VEC_V = 3 };
+enum { WN_LAYOUT_STRIDED = 1, WN_LAYOUT_VEC_K = 2, WN_LAYOUT_VEC_V = 3, WN_LAYOUT_MLA_FP8 = 4 };
+
+/* WN_LAYOUT_MLA_FP8: one record of 656 bytes per token (DeepSeek V3.2's), dtype WN_U8, strides in
+ * bytes, at p*page_stride + t*token_stride:
+ *   bytes   0 .. 511  512 e4m3 codes, the latent
+ *   bytes 512 .. 527  4 float32 scales, one per 128 codes
+ *   bytes 528 .. 655  64 bfloat16, the rope part
+ * Channel d < 512 stands for bfloat16(code * scale), rounded once; channel 512 + i for bfloat16 i.
+ * A view of dim 576 is K, one of dim 512 V. */
+enum { WN_MLA_LATENT_DIM = 512, WN_MLA_ROPE_DIM = 64, WN_MLA_RECORD_BYTES = 656 };
 
 /* One pool (K or V) of one layer. A stored code stands for code * scale: tensor_scale, times, where
  * `scale` is given, scale[p*scale_page_stride + h*scale_head_stride + t]. */
@@ -63,5 +72,21 @@ typedef struct wn_landmark_view {
     uint32_t landmark_size;
 } wn_landmark_view;
 WN_STRUCT(wn_landmark_view, landmark_size);
+
+
+/* Keys of a lightning indexer, one vector per token, paged by the KV cache's page ids. A page, at
+ * data + page*page_stride bytes, is planar:
+ *   WN_F8_E4M3   tokens_per_page * dim codes, then tokens_per_page float32 scales
+ *   WN_BF16      tokens_per_page * dim bfloat16, no scales
+ * Embedded by value: frozen. */
+typedef struct wn_indexer_view {
+    uint8_t *data;
+    int64_t page_stride; /* bytes, a multiple of 4 */
+    uint32_t dtype;      /* WN_F8_E4M3, WN_BF16 */
+    uint32_t dim;
+    uint32_t tokens_per_page;
+    uint32_t reserved;
+} wn_indexer_view;
+WN_STRUCT(wn_indexer_view, reserved);
 
 #endif

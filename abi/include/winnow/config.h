@@ -17,7 +17,10 @@ enum {
     WN_FIELD_PHASE_FLOAT = 6, /* value.phase[WN_PHASE_...]; YAML: a number for both, or
                                  {prefill: x, decode: y} (context and generation are read too);
                                  value.phase_set says which were given */
-    WN_FIELD_INT_LIST = 7     /* value.list, value.count */
+    WN_FIELD_INT_LIST = 7,    /* value.list, value.count */
+    WN_FIELD_STRING_LIST = 8, /* value.names, value.count */
+    WN_FIELD_NUMBER_MAP = 9   /* a mapping of numbers, nested at will: value.names ("prefill.a"),
+                                 value.numbers, value.count, in the file's order */
 };
 
 enum {
@@ -47,6 +50,8 @@ typedef struct wn_value {
     double phase[WN_PHASE_COUNT];
     const char *s;
     const int64_t *list;
+    const char *const *names;
+    const double *numbers;
     uint32_t count;
     uint32_t is_set;    /* 1: the user wrote it; 0: the default, if there is one */
     uint32_t has_value; /* 0: neither set nor a default */

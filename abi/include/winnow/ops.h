@@ -45,7 +45,7 @@ typedef struct wn_append_args {
     wn_tensor q;             /* [tokens, num_heads, head_dim]; data NULL: q is not rotated here */
     wn_tensor q_out;         /* like q; may be q itself */
     wn_tensor k;             /* [tokens, num_kv_heads, head_dim]; F32, F16, BF16; data NULL: no k, v */
-    wn_tensor v;             /* [tokens, num_kv_heads, v_head_dim] */
+    wn_tensor v;             /* [tokens, num_kv_heads, v_head_dim]; data NULL: V is a part of K (MLA) */
     wn_kv_view k_cache;      /* written, scales included */
     wn_kv_view v_cache;
     const int64_t *slot;     /* [tokens] page * tokens_per_page + place; negative: skip the token */
@@ -143,9 +143,18 @@ enum { WN_TILE_NONE = 0, WN_TILE_SKIP_SOFTMAX = 1, WN_TILE_VOTE = 2 };
  * included.
  * SKIP_SOFTMAX: a row agrees when tile_max - running_max < log_threshold[request]; -inf never
  * agrees and is bit-exact dense. VOTE: vote() returns 1 to leave the tile out; CPU only. */
+enum {
+    /* Generation: the rule compares with the greatest score of all the row's keys, not with the
+     * running one: all of QK first, then V. Independent of the tiles' order and of any split of the
+     * keys, and it skips at least as much. SKIP_SOFTMAX only. */
+    WN_TILE_TWO_PASS = 1
+};
+
 typedef struct wn_tile_policy {
     uint32_t struct_size;
     uint32_t kind;        /* WN_TILE_... */
+    uint32_t flags;       /* WN_TILE_TWO_PASS */
+    uint32_t reserved;
     uint32_t tile_q;      /* query tokens per tile, 1 .. 64, context only; 0: 64 */
     uint32_t tile_k;      /* keys per tile, 1 .. 256; 0: 64 */
     float *log_threshold; /* [batch] ln(lambda), host's buffer, filled by the plugin */
@@ -214,6 +223,49 @@ typedef struct wn_merge_states_args {
     wn_tensor lse;       /* F32 [rows, num_heads]; data NULL: not wanted */
 } wn_merge_states_args;
 WN_STRUCT(wn_merge_states_args, lse);
+
+/* Where one scope of sparse MLA lies: a paged pool of latents and the rows' tokens in it. Embedded
+ * by value: frozen. */
+typedef struct wn_mla_scope {
+    wn_kv_view k;              /* one head; dim as q's */
+    const int32_t *page_table; /* [requests, page_table_stride]; NULL: indices count pool slots,
+                                  page * tokens_per_page + place */
+    int64_t page_table_stride;
+    /* [rows] keys that a row may use: slots below it; with pool slots, the pool's size. */
+    const int32_t *limit;
+    const int32_t *indices;    /* [rows, indices_stride]; NULL: every slot below the limit (dense) */
+    int64_t indices_stride;
+    const int32_t *count;      /* [rows] leading entries that are meant; NULL: width */
+    uint32_t width;            /* entries per row */
+    uint32_t tokens_per_page;
+} wn_mla_scope;
+WN_STRUCT(wn_mla_scope, tokens_per_page);
+
+/* Multi-head latent attention over listed tokens: all query heads share one key vector per token,
+ * whose first v_dim channels are the value. An index outside [0, limit) is ignored, -1 included; an
+ * index that occurs twice counts twice; order only changes rounding. One softmax over all scopes.
+ * A row without a valid index: output 0, LSE -inf, max_logits -inf. Unlike context and generation,
+ * the LSE does not contain the sink, so that partial results merge and the sink is applied once:
+ * out = sum e^s v / (sum e^s + e^sink), lse = log sum e^s. Formulas: FlashMLA's sparse decode. */
+typedef struct wn_mla_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor q;                /* [rows, num_heads, dim] F32, F16, BF16 */
+    const int32_t *row_request; /* [rows] which page table a row uses; NULL: row r is request r */
+    uint32_t v_dim;             /* <= dim */
+    uint32_t num_scopes;        /* 1 or 2 */
+    wn_mla_scope scope[2];
+    const float *sinks;         /* [num_heads] or NULL; -inf: none, +inf: output 0 */
+    float softmax_scale;
+    uint32_t reserved1;
+    wn_tensor out;              /* [rows, num_heads, v_dim]; F32 for partial results */
+    wn_tensor lse;              /* F32 [rows, num_heads]; data NULL: not wanted */
+    wn_tensor max_logits;       /* F32 [rows, num_heads]; data NULL: not wanted */
+} wn_mla_args;
+WN_STRUCT(wn_mla_args, max_logits);
 
 /* ---------------------------------------------------------------- predict family */
 
@@ -288,6 +340,10 @@ typedef struct wn_landmark_update_args {
 } wn_landmark_update_args;
 WN_STRUCT(wn_landmark_update_args, landmarks);
 
+/* PLAIN: softmax_scale. SPARQ: 1 / sqrt(head_dim * sum over counted c of |q_h[c]| / sum over all c),
+ * per query head, in its place (SparQ's correction for the channels left out). */
+enum { WN_TEMPERATURE_PLAIN = 0, WN_TEMPERATURE_SPARQ = 1 };
+
 /* How promising each landmark is for one query per request (RocketKV's second stage; sources in
  * the rocket plugin). For KV head g with query heads h of its group:
  *   channel c counts if it is among the topr greatest sum_h |q_h[c]| (ties: lower channel)
@@ -309,13 +365,25 @@ typedef struct wn_landmark_scores_args {
     uint32_t batch, num_kv_heads, tokens_per_page;
     uint32_t topr;            /* >= head_dim: all channels */
     float softmax_scale;
-    uint32_t reserved1;
+    uint32_t temperature;     /* WN_TEMPERATURE_... */
     wn_tensor scores;         /* out F32 [batch, num_kv_heads, >= greatest count] */
+    /* [batch] tokens behind the landmarks: then the softmax is over tokens, landmark l standing for
+     * min(landmark_size, length - l*landmark_size) of them, and the score is one token's. NULL: the
+     * softmax is over landmarks. */
+    const int32_t *length;
 } wn_landmark_scores_args;
-WN_STRUCT(wn_landmark_scores_args, scores);
+WN_STRUCT(wn_landmark_scores_args, length);
+
+/* How a scale is found for a block of values whose greatest magnitude is amax >= least_amax (smaller
+ * ones are raised to it); greatest: 448 for e4m3, 57344 e5m2, 127 int8. In float32, as the reference
+ * systems do:
+ *   READ          it is given
+ *   EXACT         amax / greatest; 1 for a block of zeros with least_amax 0
+ *   POWER_OF_TWO  the least power of two that is not below amax * float32(1 / greatest) */
+enum { WN_SCALE_READ = 0, WN_SCALE_EXACT = 1, WN_SCALE_POWER_OF_TWO = 2 };
 
 /* Rounds to a narrower dtype (to nearest even, saturating for e4m3 and int8; e5m2 saturates too).
- * out = round(in / scale), scale per row. */
+ * out = round(in / scale), a scale per `block` channels of a row. */
 typedef struct wn_quantise_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -324,9 +392,10 @@ typedef struct wn_quantise_args {
     wn_error *error;
     wn_tensor in;       /* [rows, n] F32, F16, BF16 */
     wn_tensor out;      /* [rows, n] F32, F16, BF16, F8_E4M3, F8_E5M2, I8 */
-    float *scale;       /* [rows]; NULL: 1 */
-    uint32_t set_scale; /* 1: computed here as max|row| / greatest code (1 for zeros) and written;
-                           0: read */
+    float *scale;        /* [rows, n / block]; NULL: 1. Written unless scale_rule is READ */
+    uint32_t scale_rule; /* WN_SCALE_... */
+    uint32_t block;      /* channels per scale, divides n; 0: n */
+    float least_amax;
     uint32_t reserved1;
 } wn_quantise_args;
 WN_STRUCT(wn_quantise_args, reserved1);
@@ -343,6 +412,84 @@ typedef struct wn_dequantise_args {
     const float *scale; /* [rows]; NULL: 1 */
 } wn_dequantise_args;
 WN_STRUCT(wn_dequantise_args, scale);
+
+/* Rotary position embedding of any tensor; the formula is append's. */
+typedef struct wn_rope_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor in;            /* [tokens, heads, dim] F32, F16, BF16 */
+    wn_tensor out;           /* like in; may be in itself */
+    const int32_t *position; /* [tokens] */
+    const float *rope_inverse_frequency; /* [rope_dim/2] or NULL: rope_theta^(-2i/rope_dim) */
+    float rope_theta;
+    uint32_t rope;           /* WN_ROPE_HALF_SPLIT, WN_ROPE_INTERLEAVED */
+    uint32_t rope_dim, rope_offset;
+} wn_rope_args;
+WN_STRUCT(wn_rope_args, rope_offset);
+
+/* Hadamard transform of each row: natural (Sylvester) order, scaled by n^-1/2, so that applying it
+ * twice gives the row back and dot products stay. */
+typedef struct wn_hadamard_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor in;  /* [rows, n] F32, F16, BF16; n a power of two up to 1024 */
+    wn_tensor out; /* like in; may be in itself */
+} wn_hadamard_args;
+WN_STRUCT(wn_hadamard_args, out);
+
+/* Quantises indexer keys (if the view asks for it) and writes them to their slots. */
+typedef struct wn_indexer_append_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor k;            /* [tokens, dim] F32, F16, BF16 */
+    const int64_t *slot;    /* [tokens] page * tokens_per_page + place; negative: skip the token */
+    wn_indexer_view keys;   /* written */
+    uint32_t scale_rule;    /* WN_SCALE_EXACT, WN_SCALE_POWER_OF_TWO; ignored for bfloat16 keys */
+    float least_amax;
+} wn_indexer_append_args;
+WN_STRUCT(wn_indexer_append_args, least_amax);
+
+/* Scores every key a query may see and selects the k best, in one pass: a row of scores is never
+ * stored unless asked for. With S_j the key's scale (1 for bfloat16):
+ *   score(t, j) = S_j * sum over heads h of weights[t,h] * q_scale[t,h] * weight_scale *
+ *                 max(q[t,h] . key_j, 0)
+ * in double, rounded to float32 once. Weights may be negative, so scores are signed. Query token i of
+ * request b, with length L and n = q_len[b], may see slots j < L - n + i + 1, and, where bounds are
+ * given, first[t] <= j < end[t]. Ties and NaN as for topk. */
+typedef struct wn_indexer_topk_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const wn_executor *executor;
+    void *stream;
+    wn_error *error;
+    wn_tensor q;              /* [rows, heads, dim] F32, F16, BF16, F8_E4M3 */
+    const float *q_scale;     /* [rows, heads] contiguous; NULL: 1 */
+    wn_tensor weights;        /* F32 [rows, heads] */
+    wn_indexer_view keys;
+    const int32_t *page_table; /* [batch, page_table_stride] */
+    int64_t page_table_stride;
+    const int32_t *q_begin, *q_len; /* [batch] rows of q of each request */
+    const int32_t *length;    /* [batch] keys of each request, the step's new ones included */
+    const int32_t *first, *end; /* [rows] extra bounds on slots, or both NULL */
+    uint32_t batch;
+    float weight_scale;       /* e.g. heads^-1/2 * dim^-1/2 */
+    wn_tensor indices;        /* out I32 [rows, k]: slots, ascending, padded with -1 */
+    int32_t *count;           /* out [rows], or NULL */
+    float *workspace;         /* [rows, k] contiguous */
+    wn_tensor scores;         /* out F32 [rows, >= longest length], -inf where a row sees nothing;
+                                 for tests and reports; data NULL: not wanted */
+    int64_t *nan_count;       /* added to atomically; or NULL */
+} wn_indexer_topk_args;
+WN_STRUCT(wn_indexer_topk_args, nan_count);
 
 /* ---------------------------------------------------------------- the table */
 
@@ -364,7 +511,12 @@ typedef struct wn_ops {
     wn_status (*landmark_scores)(const wn_landmark_scores_args *args);
     wn_status (*quantise)(const wn_quantise_args *args);
     wn_status (*dequantise)(const wn_dequantise_args *args);
+    wn_status (*mla)(const wn_mla_args *args);
+    wn_status (*rope)(const wn_rope_args *args);
+    wn_status (*hadamard)(const wn_hadamard_args *args);
+    wn_status (*indexer_append)(const wn_indexer_append_args *args);
+    wn_status (*indexer_topk)(const wn_indexer_topk_args *args);
 } wn_ops;
-WN_STRUCT(wn_ops, dequantise);
+WN_STRUCT(wn_ops, indexer_topk);
 
 #endif

@@ -26,8 +26,9 @@ typedef struct wn_step_bounds {
     uint64_t select_indices; /* int32 entries, all heads */
     uint64_t select_offsets; /* int32 entries; 0 for the fixed form */
     uint64_t workspace_bytes; /* for any of the plugin's calls on this layer and phase */
+    uint64_t step_bytes;      /* memory that lives from layer to layer within one step */
 } wn_step_bounds;
-WN_STRUCT(wn_step_bounds, workspace_bytes);
+WN_STRUCT(wn_step_bounds, step_bytes);
 
 enum {
     WN_EVENT_BEGIN = 1,    /* sequence created */
