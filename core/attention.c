@@ -79,6 +79,9 @@ static wn_status resolve_qkv(call *c)
     c->v = c->args->v;
     if (fused->data == NULL)
         return WN_OK;
+    if (m->mla)
+        return wn_fail(c->error, WN_EINVAL, "qkv is given, and the model is MLA: queries and the one "
+                       "latent have no fused form: give q and k");
     if (c->q.data != NULL || c->k.data != NULL || c->v.data != NULL)
         return wn_fail(c->error, WN_EINVAL, "both qkv and q, k or v are given: expected one form");
     wn_status status = check_tensor(c, "qkv", fused, m->dtype, 2, h * d + hk * (d + dv), 1);
@@ -91,8 +94,40 @@ static wn_status resolve_qkv(call *c)
     return status;
 }
 
+/* What is checked of an input: [total tokens, ...] on the CPU. The rest is its method's to know. */
+static wn_status check_input(const call *c, const wn_named_input *input, uint32_t index)
+{
+    const wn_tensor *t = &input->tensor;
+    if (input->name == NULL || t->data == NULL)
+        return wn_fail(c->error, WN_EINVAL, "extra input %u (%s) has no %s", index,
+                       input->name != NULL ? input->name : "unnamed",
+                       input->name == NULL ? "name" : "data");
+    if (t->ndim < 1 || t->ndim > WN_MAX_DIMS || wn_dtype_bytes(t->dtype) == 0 ||
+        (t->device != 0 && t->device != WN_DEVICE_CPU))
+        return wn_fail(c->error, WN_EINVAL, "extra input \"%s\" has %u dimensions, dtype %u, device "
+                       "%u: expected 1 .. %d, a dtype, the CPU", input->name, t->ndim, t->dtype,
+                       t->device, WN_MAX_DIMS);
+    if (t->shape[0] < c->batch->num_tokens)
+        return wn_fail(c->error, WN_EINVAL, "extra input \"%s\" has %lld rows: expected at least %u, "
+                       "one for each token of the step", input->name, (long long)t->shape[0],
+                       c->batch->num_tokens);
+    return WN_OK;
+}
+
+/* Methods run in the call that attends: it brings what they need. One that only appends may bring
+ * the same. */
 static wn_status check_inputs(const call *c)
 {
+    if (c->args->num_inputs > 0 && c->args->inputs == NULL)
+        return wn_fail(c->error, WN_EINVAL, "num_inputs is %u and inputs is NULL",
+                       c->args->num_inputs);
+    for (uint32_t i = 0; i < c->args->num_inputs; i++) {
+        wn_status status = check_input(c, &c->args->inputs[i], i);
+        if (status != WN_OK)
+            return status;
+    }
+    if (c->args->out.data == NULL)
+        return WN_OK;
     for (uint32_t m = 0; m < c->layer->num_methods; m++) {
         const wn_method *method = c->layer->methods[m].method;
         for (uint32_t i = 0; i < method->num_inputs; i++) {
@@ -121,7 +156,10 @@ static wn_status check_args(call *c)
                        WN_SIZEOF(wn_attention_args), a->flags, a->reserved);
     if ((status = resolve_qkv(c)) != WN_OK)
         return status;
-    if ((c->k.data == NULL) != (c->v.data == NULL))
+    if (m->mla && c->v.data != NULL)
+        return wn_fail(c->error, WN_EINVAL, "v is given, and the model is MLA: V is the first %u "
+                       "channels of k: leave v out", m->v_head_dim);
+    if (!m->mla && (c->k.data == NULL) != (c->v.data == NULL))
         return wn_fail(c->error, WN_EINVAL, "k and v must be given together");
     if (c->k.data == NULL && a->out.data == NULL)
         return wn_fail(c->error, WN_EINVAL, "neither k and v to append nor out to attend to");
@@ -140,9 +178,10 @@ static wn_status check_args(call *c)
         (status = check_tensor(c, "q", &c->q, m->dtype, 3, m->num_heads, m->head_dim)) != WN_OK)
         return status;
     if (c->k.data != NULL &&
-        ((status = check_tensor(c, "k", &c->k, m->dtype, 3, m->num_kv_heads, m->head_dim)) != WN_OK ||
-         (status = check_tensor(c, "v", &c->v, m->dtype, 3, m->num_kv_heads, m->v_head_dim)) !=
-             WN_OK))
+        (status = check_tensor(c, "k", &c->k, m->dtype, 3, m->num_kv_heads, m->head_dim)) != WN_OK)
+        return status;
+    if (c->v.data != NULL &&
+        (status = check_tensor(c, "v", &c->v, m->dtype, 3, m->num_kv_heads, m->v_head_dim)) != WN_OK)
         return status;
     if (a->out.data != NULL &&
         (status = check_tensor(c, "out", &a->out, m->dtype, 3, m->num_heads, m->v_head_dim)) != WN_OK)
@@ -155,6 +194,10 @@ static wn_status check_args(call *c)
         return wn_fail(c->error, WN_EINVAL, "softmax_scale %g, soft_cap %g, window %d, token_sinks "
                        "%d, k_scale %g, v_scale %g: none may be negative", (double)a->softmax_scale,
                        (double)a->soft_cap, a->window, a->token_sinks, (double)a->k_scale,
+                       (double)a->v_scale);
+    if (m->mla && (a->k_scale > 0 || a->v_scale > 0))
+        return wn_fail(c->error, WN_EINVAL, "k_scale %g, v_scale %g, and the model is MLA: its cache "
+                       "holds its own scales or none: leave them 0", (double)a->k_scale,
                        (double)a->v_scale);
     c->softmax_scale = a->softmax_scale > 0 ? a->softmax_scale : m->softmax_scale;
     return check_inputs(c);
@@ -212,11 +255,14 @@ static wn_step_args step_args(const call *c, uint32_t phase)
                           .error = c->error};
 }
 
-/* Adds what is one method's own: its pools and, in the order of its list, its inputs. */
+/* Adds what is one method's own: its memory and, in the order of its list, its inputs. */
 static void for_method(const call *c, const wn_layer_method *on_layer, wn_step_args *step,
                        wn_named_input *inputs)
 {
     const wn_method *method = on_layer->method;
+    uint32_t number = (uint32_t)(method - c->engine->methods);
+    step->step_memory = c->batch->step_memory[step->phase][number];
+    step->step_memory_bytes = method->step_bytes[step->phase];
     step->aux = on_layer->aux;
     step->num_aux = on_layer->num_aux;
     step->inputs = inputs;
@@ -382,7 +428,24 @@ static uint64_t keys_visible(const call *c, const wn_step_args *step)
     return keys * c->engine->model.num_kv_heads;
 }
 
-static wn_status attend(const call *c, const wn_step_args *step, const wn_tile_policy *policy)
+/* Selected tokens of an MLA layer. One read of a key serves all heads, as key and value: it is
+ * counted at head 0, and for the keys named, which is what the op reads. */
+static wn_status attend_latent(const call *c, const wn_attend_args *a, uint64_t keys)
+{
+    wn_status status = wn_latent_attention(a, c->engine->ops, &c->batch->latent);
+    if (status == WN_OK) {
+        int64_t amount = (int64_t)keys;
+        atomic_fetch_add_explicit((_Atomic int64_t *)&a->counters->keys_read, amount,
+                                  memory_order_relaxed);
+        atomic_fetch_add_explicit((_Atomic int64_t *)&a->counters->values_read, amount,
+                                  memory_order_relaxed);
+    }
+    return status;
+}
+
+/* keys: those that the selection names, over all queries. */
+static wn_status attend(const call *c, const wn_step_args *step, const wn_tile_policy *policy,
+                        uint64_t keys)
 {
     wn_batch *b = c->batch;
     const wn_engine *e = c->engine;
@@ -426,6 +489,8 @@ static wn_status attend(const call *c, const wn_step_args *step, const wn_tile_p
         a.selection = NULL;
         a.tile = NULL;
     }
+    if (e->model.mla && wn_latent_attention_takes(&a))
+        return attend_latent(c, &a, keys);
     return p == WN_PHASE_CONTEXT ? e->ops->context(&a) : e->ops->generation(&a);
 }
 
@@ -525,6 +590,8 @@ static wn_status retain(const call *c, const wn_step_args *base)
                                .indices = b->retain.indices,
                                .offsets = b->retain.offsets,
                                .head_stride = b->retain.head_stride};
+    if (e->model.mla)
+        compact.kv.v.data = NULL; /* V is a part of K and moves with it */
     status = e->ops->compact(&compact);
     for (uint32_t i = 0; i < count; i++)
         add(&c->layer->counters[WN_PHASE_CONTEXT].tokens_dropped,
@@ -557,7 +624,7 @@ static wn_status run_phase(const call *c, uint32_t phase)
         status = choose_tile_policy(c, &step, &policy);
     uint64_t t2 = now(c);
     if (status == WN_OK)
-        status = attend(c, &step, &policy);
+        status = attend(c, &step, &policy, chosen.selected);
     uint64_t t3 = now(c);
     if (status == WN_OK && phase == WN_PHASE_CONTEXT)
         status = retain(c, &step);

@@ -31,6 +31,21 @@ static uint64_t evicting_items(const wn_engine *e)
     return 0;
 }
 
+static void carve_step_memory(const wn_engine *e, arena *a, wn_batch *b)
+{
+    for (uint32_t p = 0; p < WN_PHASE_COUNT; p++)
+        for (uint32_t m = 0; m < e->num_methods; m++)
+            if (e->methods[m].step_bytes[p] > 0)
+                b->step_memory[p][m] = take(a, e->methods[m].step_bytes[p], 1);
+}
+
+/* Rows of q that ops->mla may be told about in one call. */
+static uint64_t latent_rows(const wn_engine *e)
+{
+    int selects = e->bounds.select_indices[0] > 0 || e->bounds.select_indices[1] > 0;
+    return e->model.mla && selects ? e->max_step_tokens : 0;
+}
+
 static void carve(const wn_engine *e, arena *a, wn_batch *b)
 {
     uint64_t items = e->max_batch, tokens = e->max_step_tokens, groups = e->num_groups;
@@ -71,6 +86,11 @@ static void carve(const wn_engine *e, arena *a, wn_batch *b)
         TAKE(a, b->select_offsets[p], e->bounds.select_offsets[p]);
     }
     b->workspace = take(a, e->bounds.workspace_bytes, 1);
+    carve_step_memory(e, a, b);
+    uint64_t latent = latent_rows(e);
+    TAKE(a, b->latent.limit, latent);
+    TAKE(a, b->latent.request, latent);
+    TAKE(a, b->latent.count, latent);
     uint64_t rotated = e->model.rope != WN_ROPE_NONE
                            ? tokens * e->model.num_heads * e->model.head_dim : 0;
     b->rotated_q = take(a, rotated, wn_dtype_bytes(e->model.dtype));
@@ -324,12 +344,20 @@ wn_status wn_batch_begin(wn_engine *engine, const wn_batch_item *items, uint32_t
 
 /* ---------------------------------------------------------------- end */
 
+/* Attended, or appended where nobody but the cache needs to see the keys. */
+static int is_done(const wn_batch *b, uint32_t layer)
+{
+    uint8_t enough = b->engine->layers[layer].num_methods > 0
+                         ? WN_LAYER_ATTENDED : WN_LAYER_ATTENDED | WN_LAYER_APPENDED;
+    return (b->layer_state[layer] & enough) != 0;
+}
+
 /* The first layer that is not done; num_layers if all are. A step without tokens has nothing to
  * do unless a prompt ends in it. */
 static uint32_t unfinished_layer(const wn_batch *b)
 {
     uint32_t layer = 0;
-    while (layer < b->engine->model.num_layers && b->layer_state[layer] & WN_LAYER_ATTENDED)
+    while (layer < b->engine->model.num_layers && is_done(b, layer))
         layer++;
     for (uint32_t i = 0; i < b->num_items; i++)
         if (b->q_len[i] > 0 || b->items[i].will_compact)

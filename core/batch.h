@@ -3,7 +3,9 @@
 #define WN_BATCH_H
 
 #include "core/engine.h"
+#include "core/latent_attention.h"
 
+/* Bits of layer_state. */
 enum { WN_LAYER_APPENDED = 1, WN_LAYER_ATTENDED = 2 };
 
 /* All arrays are carved out of one allocation (batch.c), made when the batch object is first needed
@@ -41,6 +43,9 @@ struct wn_batch {
     int32_t *select_indices[WN_PHASE_COUNT], *select_offsets[WN_PHASE_COUNT];
     int32_t *retain_indices, *retain_offsets;
     uint8_t *workspace;
+    /* [phases][methods] what each method keeps from layer to layer of this step; NULL: nothing */
+    uint8_t *step_memory[WN_PHASE_COUNT][WN_MAX_METHODS];
+    wn_latent_rows latent; /* of an MLA model with a method that selects */
     uint8_t *rotated_q; /* [max_step_tokens, heads, head_dim] if the engine rotates */
 
     /* The requests that a layer compacts, packed: as above, for retain's call. */

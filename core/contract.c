@@ -101,9 +101,9 @@ static wn_status check_field(const wn_loaded_plugin *loaded, uint32_t index, wn_
         if (strcmp(loaded->config->fields[i].name, field->name) == 0)
             return FAIL(loaded, error, "WN-P-11", "fields %u and %u are both named \"%s\"", i,
                         index, field->name);
-    if (field->type < WN_FIELD_INT || field->type > WN_FIELD_INT_LIST)
+    if (field->type < WN_FIELD_INT || field->type > WN_FIELD_NUMBER_MAP)
         return FAIL(loaded, error, "WN-P-11", "%s: type is %u, expected WN_FIELD_..., %d to %d",
-                    field->name, field->type, WN_FIELD_INT, WN_FIELD_INT_LIST);
+                    field->name, field->type, WN_FIELD_INT, WN_FIELD_NUMBER_MAP);
     if ((field->flags & ~(uint32_t)(WN_FIELD_REQUIRED | WN_FIELD_BUDGET)) != 0 ||
         field->reserved != 0)
         return FAIL(loaded, error, "WN-P-11",
@@ -115,7 +115,8 @@ static wn_status check_field(const wn_loaded_plugin *loaded, uint32_t index, wn_
     if (field->unit == NULL)
         return FAIL(loaded, error, "WN-P-11", "%s: unit is NULL, expected a text, \"\" for none",
                     field->name);
-    if (is_number(field->type) && !(field->least <= field->greatest))
+    if ((is_number(field->type) || field->type == WN_FIELD_NUMBER_MAP) &&
+        !(field->least <= field->greatest))
         return FAIL(loaded, error, "WN-P-11", "%s: least is %g and greatest is %g", field->name,
                     field->least, field->greatest);
     if ((field->flags & WN_FIELD_BUDGET) != 0 && !is_number(field->type))

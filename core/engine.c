@@ -11,6 +11,23 @@
 
 /* ---------------------------------------------------------------- the model */
 
+/* Multi-head latent attention: a token is one vector, whose front is V. */
+static void check_latent(const wn_model *m, wn_reason_list *reasons)
+{
+    uint32_t v_dim = m->v_head_dim != 0 ? m->v_head_dim : m->head_dim;
+    if (m->mla != 1)
+        wn_reason_add(reasons, "model.mla is %u: expected 0 or 1", m->mla);
+    if (m->num_kv_heads != 1)
+        wn_reason_add(reasons, "model.mla with %u KV heads: all query heads share 1",
+                      m->num_kv_heads);
+    if (v_dim > m->head_dim)
+        wn_reason_add(reasons, "model.mla with v_head_dim %u: V is the front of K, at most head_dim "
+                               "%u", v_dim, m->head_dim);
+    if (m->rope != WN_ROPE_NONE && m->rope_offset < v_dim)
+        wn_reason_add(reasons, "model.mla rotates channels from %u on: the first %u are V, which is "
+                               "not rotated", m->rope_offset, v_dim);
+}
+
 static void check_model(const wn_model *m, wn_reason_list *reasons)
 {
     if (m->struct_size != WN_SIZEOF(wn_model)) {
@@ -49,8 +66,8 @@ static void check_model(const wn_model *m, wn_reason_list *reasons)
             wn_reason_add(reasons, "model.rope_theta is %g: expected a positive number",
                           (double)m->rope_theta);
     }
-    if (m->reserved != 0)
-        wn_reason_add(reasons, "model.reserved is %u: expected 0", m->reserved);
+    if (m->mla != 0)
+        check_latent(m, reasons);
 }
 
 static void *copy(const void *from, size_t bytes)
@@ -146,6 +163,7 @@ static wn_kvcache_shape cache_shape(const wn_engine *e)
                               .num_kv_heads = e->model.num_kv_heads,
                               .head_dim = e->model.head_dim,
                               .v_head_dim = e->model.v_head_dim,
+                              .mla = e->model.mla,
                               .dtype = e->kv_dtype,
                               .layout = e->layout,
                               .vec_x = e->vec_x,
@@ -162,12 +180,12 @@ static void plan_aux(wn_memory_plan *plan, const char *name, uint64_t bytes)
 {
     const uint32_t room = sizeof plan->aux_name / sizeof plan->aux_name[0];
     uint32_t i = 0;
-    while (i < plan->num_aux && strcmp(plan->aux_name[i], name) != 0)
+    while (i < plan->num_aux && strncmp(plan->aux_name[i], name, sizeof plan->aux_name[0] - 1) != 0)
         i++;
     if (i == room)
         i--; /* more kinds of pools than rows: the last row sums up the rest */
     if (i == plan->num_aux)
-        plan->aux_name[plan->num_aux++] = name;
+        snprintf(plan->aux_name[plan->num_aux++], sizeof plan->aux_name[0], "%s", name);
     plan->aux_bytes[i] += bytes;
 }
 
@@ -370,6 +388,15 @@ wn_status wn_engine_head_counters(const wn_engine *engine, uint32_t layer, uint3
     return WN_OK;
 }
 
+/* What one key and one value take in the cache, scales apart. V of an MLA layer is read with K. */
+static void token_bytes(const wn_engine *engine, uint64_t *k, uint64_t *v)
+{
+    const wn_model *m = &engine->model;
+    uint64_t element = wn_dtype_bytes(engine->kv_dtype);
+    *k = m->mla && engine->kv_dtype == WN_F8_E4M3 ? WN_MLA_RECORD_BYTES : m->head_dim * element;
+    *v = m->mla ? 0 : m->v_head_dim * element;
+}
+
 wn_status wn_engine_counters(const wn_engine *engine, uint32_t layer, uint32_t phase,
                              wn_counters *out)
 {
@@ -397,12 +424,13 @@ wn_status wn_engine_counters(const wn_engine *engine, uint32_t layer, uint32_t p
         return status;
     uint32_t count = phase == WN_PHASE_CONTEXT ? engine->model.num_heads
                                                : engine->model.num_kv_heads;
-    uint64_t element = wn_dtype_bytes(engine->kv_dtype);
+    uint64_t k_bytes, v_bytes;
+    token_bytes(engine, &k_bytes, &v_bytes);
     for (uint32_t h = 0; h < count; h++) {
         out->tiles_seen += (uint64_t)heads[h].tiles_seen;
         out->tiles_skipped += (uint64_t)heads[h].tiles_skipped;
-        out->k_bytes_read += (uint64_t)heads[h].keys_read * engine->model.head_dim * element;
-        out->v_bytes_read += (uint64_t)heads[h].values_read * engine->model.v_head_dim * element;
+        out->k_bytes_read += (uint64_t)heads[h].keys_read * k_bytes;
+        out->v_bytes_read += (uint64_t)heads[h].values_read * v_bytes;
     }
     return WN_OK;
 }

@@ -25,6 +25,7 @@ typedef struct wn_method {
     wn_value *values;
     uint32_t num_values;
     uint32_t num_inputs;
+    uint64_t step_bytes[WN_PHASE_COUNT]; /* greatest of its layers' bounds */
 } wn_method;
 
 /* A method's place on one layer: it has a role there, in some phase. */

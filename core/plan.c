@@ -252,6 +252,7 @@ static wn_status ask_bounds(wn_engine *engine, uint32_t layer_index, uint32_t ph
         return status;
     }
     widen(&engine->bounds.workspace_bytes, bounds.workspace_bytes);
+    widen(&on_layer->method->step_bytes[phase], bounds.step_bytes);
     if (on_layer->roles[phase] & WN_ROLE_SELECT) {
         widen(&engine->bounds.select_indices[phase], bounds.select_indices);
         widen(&engine->bounds.select_offsets[phase], bounds.select_offsets);

@@ -1,10 +1,11 @@
 /* schema.c: an algorithm's own keys, read by type, with their defaults. A default is text in the
  * schema, as a user would write it, and is read by the same code. The result is one block: values,
- * then lists, then strings. */
+ * then integers, numbers and pointers of lists, then text. */
 #include "core/schema.h"
 
 #include "core/method_entry.h"
 #include "core/nearest_key.h"
+#include "core/number_map.h"
 #include "core/quote.h"
 #include "core/yaml_scalar.h"
 
@@ -89,6 +90,23 @@ static int read_list(binder *b, const wn_config_field *field, const wn_yaml_node
     return value->count == node->count;
 }
 
+static int read_names(binder *b, const wn_config_field *field, const wn_yaml_node *node,
+                      wn_findings *findings, wn_value *value)
+{
+    if (node->kind != WN_YAML_SEQUENCE) {
+        wn_find_mismatch(findings, node, field->name, "a list of words ([a, b])");
+        return 0;
+    }
+    const char **names = wn_arena_take(&b->arena, (node->count + 1) * sizeof *names);
+    if (names == NULL)
+        return 0;
+    value->names = names;
+    for (const wn_yaml_item *item = node->items; item != NULL; item = item->next)
+        if (wn_read_string(item->value, field->name, findings, &names[value->count]))
+            value->count++;
+    return value->count == node->count;
+}
+
 static int read_enum(const wn_config_field *field, const wn_yaml_node *node, wn_findings *findings,
                      wn_value *value)
 {
@@ -117,6 +135,10 @@ static int read_value(binder *b, const wn_config_field *field, const wn_yaml_nod
         return read_enum(field, node, findings, value);
     case WN_FIELD_PHASE_FLOAT:
         return read_phase_float(field, node, findings, value);
+    case WN_FIELD_STRING_LIST:
+        return read_names(b, field, node, findings, value);
+    case WN_FIELD_NUMBER_MAP:
+        return wn_number_map_read(field, node, &b->arena, findings, value);
     default:
         return read_list(b, field, node, findings, value);
     }
@@ -210,7 +232,7 @@ static int is_sound(const wn_config_interface *schema, wn_reason_list *reasons)
         }
         if (field->name == NULL)
             wn_reason_add(reasons, "the schema's field %u has no name", i);
-        else if (field->type < WN_FIELD_INT || field->type > WN_FIELD_INT_LIST)
+        else if (field->type < WN_FIELD_INT || field->type > WN_FIELD_NUMBER_MAP)
             wn_reason_add(reasons, "the schema's field \"%s\" has an unknown type, %u", field->name,
                           field->type);
         else if (field->type == WN_FIELD_ENUM && field->enum_names == NULL)
@@ -222,34 +244,74 @@ static int is_sound(const wn_config_interface *schema, wn_reason_list *reasons)
 
 /* ---------------------------------------------------------------- the result */
 
-/* One block: values [num_fields], lists, strings. */
+/* What a value points to, on its way into the block. Each kind has a run of its own, the widest
+ * first, so that all are aligned. */
+typedef struct block {
+    int64_t *integers;
+    double *numbers;
+    const char **names;
+    char *text;
+} block;
+
+static void measure(const wn_value *from, uint32_t num_fields, size_t *integers, size_t *numbers,
+                    size_t *names, size_t *letters)
+{
+    *integers = *numbers = *names = *letters = 0;
+    for (uint32_t i = 0; i < num_fields; i++) {
+        const wn_value *v = &from[i];
+        *integers += v->list == NULL ? 0 : v->count;
+        *numbers += v->numbers == NULL ? 0 : v->count;
+        *names += v->names == NULL ? 0 : v->count;
+        *letters += v->s == NULL ? 0 : strlen(v->s) + 1;
+        for (uint32_t n = 0; v->names != NULL && n < v->count; n++)
+            *letters += strlen(v->names[n]) + 1;
+    }
+}
+
+static const char *pack_text(block *to, const char *text)
+{
+    size_t bytes = strlen(text) + 1;
+    const char *packed = memcpy(to->text, text, bytes);
+    to->text += bytes;
+    return packed;
+}
+
+static void pack_value(block *to, const wn_value *from, wn_value *value)
+{
+    uint32_t count = from->count;
+    *value = *from;
+    if (from->s != NULL)
+        value->s = pack_text(to, from->s);
+    if (from->list != NULL) {
+        value->list = memcpy(to->integers, from->list, count * sizeof *to->integers);
+        to->integers += count;
+    }
+    if (from->numbers != NULL) {
+        value->numbers = memcpy(to->numbers, from->numbers, count * sizeof *to->numbers);
+        to->numbers += count;
+    }
+    if (from->names != NULL) {
+        value->names = to->names;
+        for (uint32_t n = 0; n < count; n++)
+            *to->names++ = pack_text(to, from->names[n]);
+    }
+}
+
+/* One block: values [num_fields], and what they point to. */
 static wn_value *pack(const wn_value *from, uint32_t num_fields)
 {
-    size_t numbers = 0, letters = 0;
-    for (uint32_t i = 0; i < num_fields; i++) {
-        numbers += from[i].list == NULL ? 0 : from[i].count;
-        letters += from[i].s == NULL ? 0 : strlen(from[i].s) + 1;
-    }
-    wn_value *values =
-        malloc(num_fields * sizeof *values + numbers * sizeof(int64_t) + letters + 1);
+    size_t integers, numbers, names, letters;
+    measure(from, num_fields, &integers, &numbers, &names, &letters);
+    wn_value *values = malloc(num_fields * sizeof *values + integers * sizeof(int64_t) +
+                              numbers * sizeof(double) + names * sizeof(char *) + letters + 1);
     if (values == NULL)
         return NULL;
-    int64_t *list = (int64_t *)(void *)(values + num_fields);
-    char *text = (char *)(list + numbers);
-    for (uint32_t i = 0; i < num_fields; i++) {
-        values[i] = from[i];
-        if (from[i].list != NULL) {
-            memcpy(list, from[i].list, from[i].count * sizeof *list);
-            values[i].list = list;
-            list += from[i].count;
-        }
-        if (from[i].s != NULL) {
-            size_t bytes = strlen(from[i].s) + 1;
-            memcpy(text, from[i].s, bytes);
-            values[i].s = text;
-            text += bytes;
-        }
-    }
+    block to = {.integers = (int64_t *)(void *)(values + num_fields)};
+    to.numbers = (double *)(void *)(to.integers + integers);
+    to.names = (const char **)(void *)(to.numbers + numbers);
+    to.text = (char *)(to.names + names);
+    for (uint32_t i = 0; i < num_fields; i++)
+        pack_value(&to, &from[i], &values[i]);
     return values;
 }
 

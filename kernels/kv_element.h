@@ -12,7 +12,7 @@ static inline int64_t wn_kv_offset(const wn_kv_view *view, uint32_t tokens_per_p
 {
     int64_t start = page * view->page_stride + head * view->head_stride;
     int64_t x = view->vec_x;
-    switch (view->layout) {
+    switch (view->layout) { /* WN_LAYOUT_MLA_FP8 has records, not elements: see below */
     case WN_LAYOUT_VEC_K:
         return start + (d / x * tokens_per_page + place) * x + d % x;
     case WN_LAYOUT_VEC_V:
@@ -38,10 +38,42 @@ static inline double wn_kv_scale(const wn_kv_view *view, int64_t page, int64_t h
     return scale;
 }
 
+/* ---- WN_LAYOUT_MLA_FP8. Records need no alignment: their parts are read with memcpy. */
+
+enum {
+    WN_MLA_CODES_PER_SCALE = 128,
+    WN_MLA_SCALES_AT = WN_MLA_LATENT_DIM,      /* bytes from the record to its scales */
+    WN_MLA_ROPE_AT = WN_MLA_SCALES_AT + 4 * 4, /* and to its rope part */
+};
+
+/* The record of a token. */
+static inline uint8_t *wn_kv_record(const wn_kv_view *view, int64_t page, int64_t head,
+                                    int64_t place)
+{
+    return (uint8_t *)view->data + page * view->page_stride + head * view->head_stride +
+           place * view->token_stride;
+}
+
+static inline double wn_mla_record_value(const uint8_t *record, int64_t d)
+{
+    if (d < WN_MLA_LATENT_DIM) {
+        float scale;
+        memcpy(&scale, record + WN_MLA_SCALES_AT + d / WN_MLA_CODES_PER_SCALE * 4, sizeof scale);
+        return wn_bf16_to_double(wn_bf16_from_double(wn_e4m3_to_double(record[d]) * scale));
+    }
+    uint16_t bits;
+    memcpy(&bits, record + WN_MLA_ROPE_AT + (d - WN_MLA_LATENT_DIM) * 2, sizeof bits);
+    return wn_bf16_to_double(bits);
+}
+
+/* ---- any layout */
+
 /* The number that an element stands for: code * scale. */
 static inline double wn_kv_value(const wn_kv_view *view, uint32_t tokens_per_page, int64_t page,
                                  int64_t head, int64_t place, int64_t d)
 {
+    if (view->layout == WN_LAYOUT_MLA_FP8)
+        return wn_mla_record_value(wn_kv_record(view, page, head, place), d);
     return wn_load(view->data, view->dtype,
                    wn_kv_offset(view, tokens_per_page, page, head, place, d)) *
            wn_kv_scale(view, page, head, place);

@@ -178,6 +178,14 @@ static inline float wn_scale_of(double magnitude, uint32_t dtype)
     return scale > 0 ? scale : 1;
 }
 
+/* The least power of two that is not below x, for a normal x > 0. */
+static inline float wn_power_of_two_above(float x)
+{
+    int exponent;
+    float fraction = frexpf(x, &exponent); /* in [1/2, 1) */
+    return ldexpf(1, fraction > 0.5f ? exponent : exponent - 1);
+}
+
 /* Element `index` of an array of dtype, exactly. NaN for a dtype of 0 bytes. */
 static inline double wn_load(const void *data, uint32_t dtype, int64_t index)
 {

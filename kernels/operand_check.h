@@ -54,13 +54,31 @@ static inline wn_status wn_check_extent(wn_error *error, const char *op, const c
                    name, (long long)tensor->shape[dimension], dimension, (long long)expected);
 }
 
-/* A pool of keys (WN_OPERAND_K) or values. */
-static inline wn_status wn_check_pool(wn_error *error, const char *op, const wn_kv_view *view,
-                                      uint32_t tokens_per_page, int which)
+/* A pool of MLA records: K is 512 + 64 channels of them, V the first 512. */
+static inline wn_status wn_check_records(wn_error *error, const char *op, const char *name,
+                                         const wn_kv_view *view, int which)
 {
-    const char *name = which == WN_OPERAND_K ? "kv.k" : "kv.v";
+    uint32_t dim = WN_MLA_LATENT_DIM + (which == WN_OPERAND_K ? WN_MLA_ROPE_DIM : 0);
+    if (view->dtype != WN_U8 || view->dim != dim)
+        return wn_fail(error, WN_EUNSUPPORTED,
+                       "%s: %s is of MLA records with dtype %u and dim %u, expected uint8 and %u",
+                       op, name, view->dtype, view->dim, dim);
+    if (view->scale != NULL || view->tensor_scale != 1)
+        return wn_fail(error, WN_EINVAL,
+                       "%s: %s is of MLA records, which carry their scales: scale must be NULL, "
+                       "tensor_scale 1",
+                       op, name);
+    return WN_OK;
+}
+
+/* A pool of keys (WN_OPERAND_K) or values. name: for messages. */
+static inline wn_status wn_check_pool(wn_error *error, const char *op, const char *name,
+                                      const wn_kv_view *view, uint32_t tokens_per_page, int which)
+{
     uint32_t vectors = which == WN_OPERAND_K ? WN_LAYOUT_VEC_K : WN_LAYOUT_VEC_V;
     uint32_t divided = which == WN_OPERAND_K ? view->dim : tokens_per_page;
+    if (view->layout == WN_LAYOUT_MLA_FP8)
+        return wn_check_records(error, op, name, view, which);
     if (view->dim < 1 || view->dim > WN_MAX_HEAD_DIM)
         return wn_fail(error, WN_EUNSUPPORTED, "%s: %s.dim is %u, expected 1 .. %d", op, name,
                        view->dim, WN_MAX_HEAD_DIM);
@@ -71,8 +89,8 @@ static inline wn_status wn_check_pool(wn_error *error, const char *op, const wn_
                        "int8",
                        op, name, view->dtype);
     if (view->layout != WN_LAYOUT_STRIDED && view->layout != vectors)
-        return wn_fail(error, WN_EINVAL, "%s: %s has layout %u, expected %u or %u", op, name,
-                       view->layout, WN_LAYOUT_STRIDED, vectors);
+        return wn_fail(error, WN_EINVAL, "%s: %s has layout %u, expected %u, %u or %u", op, name,
+                       view->layout, WN_LAYOUT_STRIDED, vectors, WN_LAYOUT_MLA_FP8);
     if (view->layout == vectors && (view->vec_x == 0 || divided % view->vec_x != 0))
         return wn_fail(error, WN_EINVAL, "%s: %s.vec_x is %u, which does not divide %s %u", op,
                        name, view->vec_x, which == WN_OPERAND_K ? "the dim" : "tokens_per_page",
@@ -93,9 +111,13 @@ static inline wn_status wn_check_paged(wn_error *error, const char *op, const wn
         return wn_fail(error, WN_EINVAL, "%s: %u KV heads and %u tokens per page, expected >= 1",
                        op, kv->num_kv_heads, kv->tokens_per_page);
     if (pools & WN_OPERAND_K)
-        status = wn_check_pool(error, op, &kv->k, kv->tokens_per_page, WN_OPERAND_K);
+        status = wn_check_pool(error, op, "kv.k", &kv->k, kv->tokens_per_page, WN_OPERAND_K);
     if (status == WN_OK && (pools & WN_OPERAND_V))
-        status = wn_check_pool(error, op, &kv->v, kv->tokens_per_page, WN_OPERAND_V);
+        status = wn_check_pool(error, op, "kv.v", &kv->v, kv->tokens_per_page, WN_OPERAND_V);
+    if (status == WN_OK && kv->num_kv_heads > 1 && (pools & WN_OPERAND_K) &&
+        kv->k.layout == WN_LAYOUT_MLA_FP8)
+        return wn_fail(error, WN_EINVAL, "%s: %u KV heads of MLA records, expected 1", op,
+                       kv->num_kv_heads);
     for (uint32_t b = 0; status == WN_OK && b < kv->batch; b++) {
         int64_t pages = kv->length[b] < 0 ? 0
                                           : ((int64_t)kv->length[b] + kv->tokens_per_page - 1) /

@@ -29,8 +29,10 @@ typedef struct wn_kvcache_shape {
     const uint32_t *layer_group; /* [num_layers] */
     const uint8_t *group_evicts; /* [num_groups] 1: positions are kept beside the keys */
     uint32_t num_kv_heads, head_dim, v_head_dim;
-    /* 1: there is no V pool; the view's v is the first v_head_dim channels of K. With dtype F8_E4M3:
-     * records of WN_LAYOUT_MLA_FP8 (head_dim 576, v_head_dim 512), no scale pool. */
+    /* 1: there is no V pool; the view's v is the first v_head_dim channels of K. With dtype
+     * F8_E4M3: records of WN_LAYOUT_MLA_FP8 (head_dim 576, v_head_dim 512), no scale pool. One KV
+     * head, hnd or nhd (the same memory), not int8. Who compacts such a layer takes v out of the
+     * view (data NULL): a token would be moved twice. */
     uint32_t mla;
     uint32_t dtype;  /* WN_F32, F16, BF16, F8_E4M3, I8 */
     uint32_t layout; /* WN_CACHE_... */
@@ -119,7 +121,8 @@ void wn_kvcache_abort_free(wn_kvcache *cache, int64_t sequence);
 
 /* Views. */
 /* Fills k, v, position, tokens_per_page, num_kv_heads; leaves page_table, length, batch alone.
- * k_tensor_scale, v_tensor_scale are 1 and per-token scales are given for quantised dtypes. */
+ * Tensor scales are 1, and per-token scales are given for quantised dtypes (not for records, which
+ * hold theirs). */
 void wn_kvcache_view(const wn_kvcache *cache, uint32_t layer, wn_paged_kv *view);
 /* View of the index-th auxiliary pool of a layer. */
 void wn_kvcache_aux_view(const wn_kvcache *cache, uint32_t layer, uint32_t index,

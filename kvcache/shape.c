@@ -29,6 +29,11 @@ int wn_shape_is_quantised(uint32_t dtype)
     return dtype == WN_F8_E4M3 || dtype == WN_I8;
 }
 
+int wn_shape_has_records(const wn_kvcache_shape *shape)
+{
+    return shape->mla && shape->dtype == WN_F8_E4M3;
+}
+
 /* ---------------------------------------------------------------- checks */
 
 /* The text so far: each complaint is a line of it. */
@@ -104,6 +109,32 @@ static void check_layout(complaints *list, const wn_kvcache_shape *shape)
         complain(list, "tokens_per_page %u is no multiple of vec_x %u", shape->tokens_per_page, x);
 }
 
+/* Multi-head latent attention: one vector per token, which is K, and whose front is V. */
+static void check_mla(complaints *list, const wn_kvcache_shape *shape)
+{
+    if (shape->mla > 1)
+        complain(list, "mla is %u; expected 0 or 1", shape->mla);
+    if (shape->mla != 1)
+        return;
+    if (shape->num_kv_heads != 1)
+        complain(list, "mla with %u KV heads; all query heads share 1", shape->num_kv_heads);
+    if (shape->v_head_dim > shape->head_dim)
+        complain(list, "mla with v_head_dim %u; V is the front of K, at most head_dim %u",
+                 shape->v_head_dim, shape->head_dim);
+    if (shape->layout == WN_CACHE_VEC)
+        complain(list, "mla in the layout vec; it orders K and V differently, and here they are "
+                       "the same memory: use hnd or nhd");
+    if (shape->dtype == WN_I8)
+        complain(list, "mla with dtype int8; expected float32, float16, bfloat16 or float8_e4m3");
+    if (wn_shape_has_records(shape) && (shape->head_dim != WN_MLA_LATENT_DIM + WN_MLA_ROPE_DIM ||
+                                        shape->v_head_dim != WN_MLA_LATENT_DIM))
+        complain(list,
+                 "mla in float8_e4m3 with head_dim %u and v_head_dim %u; its records are made for "
+                 "%d and %d: use bfloat16",
+                 shape->head_dim, shape->v_head_dim, WN_MLA_LATENT_DIM + WN_MLA_ROPE_DIM,
+                 WN_MLA_LATENT_DIM);
+}
+
 static void check_aux(complaints *list, const wn_kvcache_shape *shape)
 {
     if (shape->num_aux > 0 && shape->aux == NULL)
@@ -147,6 +178,7 @@ wn_status wn_shape_check(const wn_kvcache_shape *shape, wn_error *error)
     check_count(&list, "max_pages_per_sequence", shape->max_pages_per_sequence);
     check_groups(&list, shape);
     check_layout(&list, shape);
+    check_mla(&list, shape);
     check_aux(&list, shape);
     return list.count == 0 ? WN_OK : WN_EINVAL;
 }
@@ -179,13 +211,13 @@ static uint64_t token_bytes(const wn_kvcache_shape *shape, uint32_t layer, uint3
     uint64_t element = wn_shape_element_bytes(shape->dtype);
     switch (kind) {
     case WN_POOL_K:
-        return shape->head_dim * element;
+        return wn_shape_has_records(shape) ? WN_MLA_RECORD_BYTES : shape->head_dim * element;
     case WN_POOL_V:
-        return shape->v_head_dim * element;
+        return shape->mla ? 0 : shape->v_head_dim * element;
     case WN_POOL_POSITION:
         return shape->group_evicts[shape->layer_group[layer]] ? sizeof(int32_t) : 0;
     default:
-        return wn_shape_is_quantised(shape->dtype) ? sizeof(float) : 0;
+        return wn_shape_is_quantised(shape->dtype) && !shape->mla ? sizeof(float) : 0;
     }
 }
 

@@ -12,6 +12,8 @@ wn_status wn_shape_check(const wn_kvcache_shape *shape, wn_error *error);
 uint32_t wn_shape_element_bytes(uint32_t dtype);
 /* Do codes of the dtype need a scale each token and head? */
 int wn_shape_is_quantised(uint32_t dtype);
+/* Is a token a record of WN_LAYOUT_MLA_FP8, with its scales inside? */
+int wn_shape_has_records(const wn_kvcache_shape *shape);
 
 /* All pools of a cache have a number: WN_POOL_AUX of each layer (K, V ... in the order of their
  * kinds), then the auxiliary ones in the order of shape->aux. Empty pools count. */

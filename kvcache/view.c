@@ -2,12 +2,14 @@
  * they need no lock. */
 #include "kvcache/kvcache_internal.h"
 
-/* K or V. */
+/* K or V: the first `dim` of the `stored` channels in each token of a pool. */
 static void fill_view(const wn_kvcache *cache, const wn_pool *codes, const wn_pool *scales,
-                      uint32_t dim, wn_kv_view *view)
+                      uint32_t stored, uint32_t dim, wn_kv_view *view)
 {
     const wn_kvcache_shape *shape = &cache->shape;
-    int64_t tokens = shape->tokens_per_page, heads = shape->num_kv_heads, width = dim;
+    int64_t tokens = shape->tokens_per_page, heads = shape->num_kv_heads, width = stored;
+    if (wn_shape_has_records(shape))
+        width = WN_MLA_RECORD_BYTES;
     *view = (wn_kv_view){
         .data = codes->data,
         .scale = scales->data,
@@ -31,14 +33,21 @@ static void fill_view(const wn_kvcache *cache, const wn_pool *codes, const wn_po
         view->layout = codes->kind == WN_POOL_K ? WN_LAYOUT_VEC_K : WN_LAYOUT_VEC_V;
         view->token_stride = 0; /* tokens interleave */
     }
+    if (wn_shape_has_records(shape)) {
+        view->layout = WN_LAYOUT_MLA_FP8;
+        view->dtype = WN_U8;
+    }
 }
 
 void wn_kvcache_view(const wn_kvcache *cache, uint32_t layer, wn_paged_kv *view)
 {
     const wn_kvcache_shape *shape = &cache->shape;
     const wn_pool *pools = &cache->pools[wn_shape_pool_number(layer, 0)];
-    fill_view(cache, &pools[WN_POOL_K], &pools[WN_POOL_K_SCALE], shape->head_dim, &view->k);
-    fill_view(cache, &pools[WN_POOL_V], &pools[WN_POOL_V_SCALE], shape->v_head_dim, &view->v);
+    const wn_pool *v = &pools[shape->mla ? WN_POOL_K : WN_POOL_V];
+    fill_view(cache, &pools[WN_POOL_K], &pools[WN_POOL_K_SCALE], shape->head_dim, shape->head_dim,
+              &view->k);
+    fill_view(cache, v, &pools[WN_POOL_V_SCALE], shape->mla ? shape->head_dim : shape->v_head_dim,
+              shape->v_head_dim, &view->v);
     view->position = pools[WN_POOL_POSITION].data;
     view->position_head_stride = view->position != NULL ? shape->tokens_per_page : 0;
     view->position_page_stride = view->position_head_stride * shape->num_kv_heads;

@@ -1,6 +1,7 @@
 /* check.c: `winnow check`: would this configuration work on this model, what would it do, and how
  * much memory would it take? Nothing is allocated for it. */
 #include "tools/command.h"
+#include "tools/found_config.h"
 #include "tools/found_plugins.h"
 #include "tools/hf_config.h"
 #include "winnow/plugin.h"
@@ -36,12 +37,17 @@ static const wn_option rows[] = {
     {0}};
 
 const wn_usage wn_usage_check = {
-    "check", "CONFIG --model MODEL",
+    "check",
+    "CONFIG --model MODEL",
+    WN_CONFIG_HELP
+    "\n\n"
     "Reads a configuration, resolves it on a model and prints who does what on each layer and the "
     "memory that an engine would take, to the byte. If the configuration cannot work, prints every "
     "reason.\n\n"
     "Exit status: 0 it would work, 1 it would not, 2 wrong usage, 3 could not look.",
-    rows, 1, 1};
+    rows,
+    1,
+    1};
 
 static void print_bytes(const char *what, uint64_t bytes)
 {
@@ -87,14 +93,14 @@ static void print_json(int works, const char *plan, const char *notes, const cha
         for (uint32_t i = 0; i < memory->num_aux; i++)
             json_object_set_new(aux, memory->aux_name[i],
                                 json_integer((json_int_t)memory->aux_bytes[i]));
-        json_object_set_new(
-            whole, "memory",
-            json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I}", "k", (json_int_t)memory->k_bytes,
-                      "v", (json_int_t)memory->v_bytes, "scales", (json_int_t)memory->scale_bytes,
-                      "positions", (json_int_t)memory->position_bytes, "page_tables",
-                      (json_int_t)memory->page_table_bytes, "aux", aux, "workspaces",
-                      (json_int_t)memory->workspace_bytes, "total",
-                      (json_int_t)memory->total_bytes));
+        json_object_set_new(whole, "memory",
+                            json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I}", "k",
+                                      (json_int_t)memory->k_bytes, "v", (json_int_t)memory->v_bytes,
+                                      "scales", (json_int_t)memory->scale_bytes, "positions",
+                                      (json_int_t)memory->position_bytes, "page_tables",
+                                      (json_int_t)memory->page_table_bytes, "aux", aux,
+                                      "workspaces", (json_int_t)memory->workspace_bytes, "total",
+                                      (json_int_t)memory->total_bytes));
     }
     json_dumpf(whole, stdout, JSON_INDENT(2));
     putchar('\n');
@@ -147,20 +153,20 @@ static int check(const check_options *options, wn_registry *registry, const wn_c
 }
 
 /* A file that can be read but not parsed is a finding; one that cannot be read is a failure. */
-static int report_config_error(const check_options *options, wn_status status)
+static int report_config_error(const check_options *options, wn_status status, const char *text)
 {
     if (status == WN_EIO || status == WN_ENOTFOUND || status == WN_ENOMEM) {
-        fprintf(stderr, "winnow check: %s\n", wn_error_text());
+        fprintf(stderr, "winnow check: %s\n", text);
         return WN_EXIT_FAILED;
     }
-    (options->json ? print_json : print_text)(0, NULL, "", wn_error_text(), NULL);
+    (options->json ? print_json : print_text)(0, NULL, "", text, NULL);
     return WN_EXIT_FINDINGS;
 }
 
 int wn_command_check(int argc, char **argv)
 {
     check_options options = {0};
-    char text[1024] = "";
+    char text[16384] = "";
     wn_error error = {WN_SIZEOF(wn_error), sizeof text, text};
     wn_model_geometry geometry;
     wn_config *config = NULL;
@@ -173,9 +179,9 @@ int wn_command_check(int argc, char **argv)
         fprintf(stderr, "winnow check: %s\n", text);
         return WN_EXIT_FAILED;
     }
-    wn_status status = wn_config_load(argv[optind], &config);
+    wn_status status = wn_found_config(argv[optind], &config, &error);
     if (status != WN_OK)
-        return report_config_error(&options, status);
+        return report_config_error(&options, status, text);
     wn_registry *registry = wn_found_plugins("check", options.plugin_path);
     code = registry != NULL ? check(&options, registry, config, &geometry.model) : WN_EXIT_FAILED;
     wn_registry_close(registry);

@@ -1,5 +1,5 @@
-/* describe.c: `winnow describe`: an algorithm's keys, from the schema that its plugin gives, so that
- * they are documented where they are checked. */
+/* describe.c: `winnow describe`: an algorithm's keys, from the schema that its plugin gives, so
+ * that they are documented where they are checked. */
 #include "tools/command.h"
 #include "tools/found_plugins.h"
 #include "tools/sets.h"
@@ -23,26 +23,41 @@ static const wn_option rows[] = {
     {0}};
 
 const wn_usage wn_usage_describe = {
-    "describe", "ALGORITHM",
-    "Explains an algorithm: what it is, on which devices it runs, and every key that a configuration "
+    "describe",
+    "ALGORITHM",
+    "Explains an algorithm: what it is, on which devices it runs, and every key that a "
+    "configuration "
     "may set, with type, range, default and unit. Loads its plugin.",
-    rows, 1, 1};
+    rows,
+    1,
+    1};
 
 static const char *type_name(const wn_config_field *field)
 {
-    static const char *const names[] = {
-        [WN_FIELD_INT] = "int",       [WN_FIELD_FLOAT] = "float",
-        [WN_FIELD_BOOL] = "bool",     [WN_FIELD_STRING] = "string",
-        [WN_FIELD_ENUM] = "one of",   [WN_FIELD_PHASE_FLOAT] = "float or {prefill, decode}",
-        [WN_FIELD_INT_LIST] = "list of int"};
+    static const char *const names[] = {[WN_FIELD_INT] = "int",
+                                        [WN_FIELD_FLOAT] = "float",
+                                        [WN_FIELD_BOOL] = "bool",
+                                        [WN_FIELD_STRING] = "string",
+                                        [WN_FIELD_ENUM] = "one of",
+                                        [WN_FIELD_PHASE_FLOAT] = "float or {prefill, decode}",
+                                        [WN_FIELD_INT_LIST] = "list of int",
+                                        [WN_FIELD_STRING_LIST] = "list of string",
+                                        [WN_FIELD_NUMBER_MAP] = "mapping of numbers"};
     return field->type < sizeof names / sizeof names[0] && names[field->type] != NULL
-               ? names[field->type] : "?";
+               ? names[field->type]
+               : "?";
 }
+
+/* Ends this far out mean: any number. */
+#define ANY 1e300
 
 static int has_range(const wn_config_field *field)
 {
+    if (field->least <= -ANY && field->greatest >= ANY)
+        return 0;
     return field->type == WN_FIELD_INT || field->type == WN_FIELD_FLOAT ||
-           field->type == WN_FIELD_PHASE_FLOAT || field->type == WN_FIELD_INT_LIST;
+           field->type == WN_FIELD_PHASE_FLOAT || field->type == WN_FIELD_INT_LIST ||
+           field->type == WN_FIELD_NUMBER_MAP;
 }
 
 static void print_field(const wn_config_field *field)
@@ -88,14 +103,14 @@ static json_t *number_schema(const wn_config_field *field)
 {
     int integral = field->type == WN_FIELD_INT || field->type == WN_FIELD_INT_LIST;
     json_t *schema = json_pack("{s:s}", "type", integral ? "integer" : "number");
-    /* JSON has no infinities: an open end is left out. */
-    json_t *least = integral ? json_integer((json_int_t)field->least) : json_real(field->least);
-    json_t *greatest = integral ? json_integer((json_int_t)field->greatest)
-                                : json_real(field->greatest);
-    if (least != NULL)
-        json_object_set_new(schema, "minimum", least);
-    if (greatest != NULL)
-        json_object_set_new(schema, "maximum", greatest);
+    if (field->least > -ANY)
+        json_object_set_new(schema, "minimum",
+                            integral ? json_integer((json_int_t)field->least)
+                                     : json_real(field->least));
+    if (field->greatest < ANY)
+        json_object_set_new(schema, "maximum",
+                            integral ? json_integer((json_int_t)field->greatest)
+                                     : json_real(field->greatest));
     return schema;
 }
 
@@ -114,6 +129,11 @@ static json_t *type_schema(const wn_config_field *field)
         return json_pack("{s:o}", "enum", names);
     case WN_FIELD_INT_LIST:
         return json_pack("{s:s, s:o}", "type", "array", "items", number_schema(field));
+    case WN_FIELD_STRING_LIST:
+        return json_pack("{s:s, s:{s:s}}", "type", "array", "items", "type", "string");
+    case WN_FIELD_NUMBER_MAP: /* nested at will */
+        return json_pack("{s:s, s:{s:[o, {s:s}]}}", "type", "object", "additionalProperties",
+                         "anyOf", number_schema(field), "type", "object");
     case WN_FIELD_PHASE_FLOAT:
         each = number_schema(field);
         return json_pack("{s:[O, {s:s, s:{s:O, s:o}, s:b}]}", "oneOf", each, "type", "object",
@@ -145,8 +165,9 @@ static json_t *schema_json(const wn_plugin_info *info, const wn_config_interface
         const wn_config_field *field = &schema->fields[i];
         json_t *each = type_schema(field);
         json_object_set_new(each, "description",
-                            json_sprintf("%s%s%s%s", field->help, field->unit[0] != '\0' ? " (" : "",
-                                         field->unit, field->unit[0] != '\0' ? ")" : ""));
+                            json_sprintf("%s%s%s%s", field->help,
+                                         field->unit[0] != '\0' ? " (" : "", field->unit,
+                                         field->unit[0] != '\0' ? ")" : ""));
         if (field->default_text != NULL)
             json_object_set_new(each, "default", default_json(field));
         if ((field->flags & WN_FIELD_REQUIRED) != 0)

@@ -122,7 +122,7 @@ wn_status wn_fact_look(const wn_fact *fact, const wn_replay *replay, uint32_t re
     uint8_t *visible = malloc((size_t)trace->tokens);
     if (visible == NULL)
         return wn_fail(error, WN_ENOMEM, "%s: no memory", trace->path);
-    wn_replay_visible(replay, who->layer, who->step, kv_head, visible);
+    wn_replay_visible(replay, who->layer, trace->context + who->step, kv_head, visible);
     *view = (wn_fact_view){.in_cache = count_in_cache(replay, who->layer, kv_head)};
     double seen = 0;
     for (int64_t i = 0; i < needle; i++)

@@ -20,6 +20,12 @@ static double mass_at(const wn_replay *method, const wn_replay *dense, uint32_t 
     return isnan(mass) ? 0 : mass;
 }
 
+double wn_mass_kept(const wn_replay *method, const wn_replay *dense, uint32_t layer, int64_t row,
+                    uint32_t head)
+{
+    return fmin(mass_at(method, dense, layer, row * method->trace->num_heads + head), 1.0);
+}
+
 /* Never NaN: elements that are NaN on both sides agree, on one side they are infinitely wrong. */
 static double error_at(const wn_replay *method, const wn_replay *dense, uint32_t layer, int64_t at)
 {
@@ -93,8 +99,7 @@ double wn_quality_head(const wn_replay *method, const wn_replay *dense, uint32_t
     double sum = 0;
     *least = 1;
     for (int64_t row = first; row < last; row++) {
-        double mass = mass_at(method, dense, layer, row * method->trace->num_heads + head);
-        mass = fmin(mass, 1.0);
+        double mass = wn_mass_kept(method, dense, layer, row, head);
         *least = fmin(*least, mass);
         sum += mass;
     }
@@ -143,14 +148,16 @@ static double distance(double a, double b)
     return isnan(delta) && !(isinf(a) && a == b) ? INFINITY : isnan(delta) ? 0 : delta;
 }
 
+/* With MLA the values are the first channels of the keys. */
 static double greatest_value(const wn_trace *trace, uint32_t layer)
 {
-    const wn_safetensor *v = trace->layers[layer].v;
-    int64_t row = (int64_t)trace->num_kv_heads * trace->v_head_dim;
+    const wn_trace_layer *from = &trace->layers[layer];
+    const wn_safetensor *v = trace->mla ? from->k : from->v;
+    int64_t stride = trace->mla ? trace->head_dim : trace->v_head_dim;
     float values[WN_MAX_HEAD_DIM];
     double greatest = 0;
-    for (int64_t at = 0; at < trace->tokens * row; at += trace->v_head_dim) {
-        wn_elements_read(trace->dtype, v->data, at, trace->v_head_dim, values);
+    for (int64_t i = 0; i < trace->tokens * trace->num_kv_heads; i++) {
+        wn_elements_read(trace->dtype, v->data, i * stride, trace->v_head_dim, values);
         for (uint32_t d = 0; d < trace->v_head_dim; d++)
             greatest = fmax(greatest, fabs((double)values[d]));
     }

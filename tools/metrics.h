@@ -20,6 +20,9 @@ typedef struct wn_quality {
     double greatest_mass; /* above 1 by more than rounding: keys or scores are not what they were */
 } wn_quality;
 
+/* Of one row and head, at most 1. */
+double wn_mass_kept(const wn_replay *method, const wn_replay *dense, uint32_t layer, int64_t row,
+                    uint32_t head);
 /* layer: index in the trace, or -1 for all. Masses above 1 count as 1 in mean and worst. */
 wn_quality wn_quality_measure(const wn_replay *method, const wn_replay *dense, int32_t layer,
                               int64_t first, int64_t last);

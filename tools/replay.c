@@ -8,15 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 /* What a replay is made with. */
 typedef struct player {
     wn_replay *replay;
     const wn_trace *trace;
     wn_engine *engine;
     wn_sequence sequence;
+    int32_t keep_prompt;
     int32_t *positions; /* [layers, kv heads, tokens] where the cache's slots lie in the text */
     int32_t *physical;  /* [layers] how many slots there are */
+    /* [layers + 1, kv heads] the generation phase's after the last step, and room for one reading
+     */
+    wn_attend_counters *tiles;
     wn_progress progress;
     wn_error *error;
 } player;
@@ -69,62 +72,136 @@ static wn_status keep_retained(player *at, uint32_t layer)
     return WN_OK;
 }
 
-static int add_selected(wn_replay_layer *result, int64_t at, int32_t position)
+static int add_position(wn_choices *to, int32_t position)
 {
-    if (at == result->selected_capacity) {
-        int64_t capacity = at > 0 ? 2 * at : 1024;
-        int32_t *grown = realloc(result->selected, (size_t)capacity * sizeof *grown);
+    if (to->used == to->capacity) {
+        int64_t capacity = to->used > 0 ? 2 * to->used : 1024;
+        int32_t *grown = realloc(to->position, (size_t)capacity * sizeof *grown);
         if (grown == NULL)
             return -1;
-        result->selected = grown;
-        result->selected_capacity = capacity;
+        to->position = grown;
+        to->capacity = capacity;
     }
-    result->selected[at] = position;
+    to->position[to->used++] = position;
     return 0;
 }
 
-/* Entries of one KV head in row 0, as a pointer and a count (padding included). */
-static const int32_t *entries_of(const wn_selection *select, uint32_t head, int64_t *count)
+/* Entries of one row and KV head, as a pointer and a count (padding included). */
+static const int32_t *entries_of(const wn_selection *select, int64_t row, uint32_t head,
+                                 int64_t *count)
 {
     const int32_t *list = select->indices + head * select->head_stride;
     *count = select->width;
     if (select->offsets == NULL)
-        return list;
-    *count = select->offsets[1] - select->offsets[0];
-    return list + select->offsets[0];
+        return list + row * select->width;
+    *count = select->offsets[row + 1] - select->offsets[row];
+    return list + select->offsets[row];
 }
 
-/* The blocks of slots that one KV head selected, as positions in the text. */
-static int add_head(player *at, uint32_t layer, const wn_selection *select, uint32_t head,
-                    int64_t *end)
+/* Which of the cache's slots an entry may name, and where they lie in the text. */
+typedef struct slots {
+    const int32_t *position; /* NULL: slot s is position s */
+    int64_t count;           /* of the slots that the row sees */
+} slots;
+
+/* The blocks of slots that one row selected for one KV head, as positions. */
+static int add_list(wn_choices *to, const wn_selection *select, int64_t row, uint32_t head,
+                    slots in)
 {
-    wn_replay_layer *result = &at->replay->layers[layer];
-    const int32_t *position = positions_of(at, layer, head);
-    int64_t count, block = select->block_size, physical = at->physical[layer];
-    const int32_t *list = entries_of(select, head, &count);
+    int64_t count, block = select->block_size;
+    const int32_t *list = entries_of(select, row, head, &count);
     for (int64_t i = 0; i < count; i++)
         for (int64_t slot = list[i] * block; slot < (list[i] + 1) * block; slot++)
-            if (slot >= 0 && slot < physical && add_selected(result, (*end)++, position[slot]) != 0)
+            if (slot >= 0 && slot < in.count &&
+                add_position(to, in.position != NULL ? in.position[slot] : (int32_t)slot) != 0)
                 return -1;
     return 0;
 }
 
+/* A KV head's list into row `to_row`; the first head's list again where it serves all of them. */
+static int add_head(wn_choices *to, int64_t to_row, uint32_t heads, uint32_t head, int separate,
+                    const wn_selection *select, int64_t row, slots in)
+{
+    wn_span *span = &to->span[to_row * heads + head];
+    to->separate |= separate;
+    if (head > 0 && !separate) {
+        *span = span[-1];
+        return 0;
+    }
+    span->begin = to->used;
+    int failed = add_list(to, select, row, head, in);
+    span->end = to->used;
+    return failed;
+}
+
+static wn_status read_choice(const player *at, const wn_batch *batch, uint32_t phase,
+                             wn_choice *choice)
+{
+    *choice = (wn_choice){.struct_size = WN_SIZEOF(wn_choice), .phase = phase};
+    wn_status status = wn_batch_choice(batch, choice);
+    return status == WN_OK ? WN_OK : library_failed(at, status);
+}
+
 /* What was chosen in a generation step; positions must hold the new token. */
-static wn_status keep_selected(player *at, const wn_batch *batch, uint32_t layer, int64_t step)
+static wn_status keep_step(player *at, const wn_batch *batch, uint32_t layer, int64_t step)
 {
     wn_replay_layer *result = &at->replay->layers[layer];
+    wn_choices *to = &result->generation;
     uint32_t heads = at->trace->num_kv_heads;
-    wn_choice choice = {.struct_size = WN_SIZEOF(wn_choice), .phase = WN_PHASE_GENERATION};
-    wn_status status = wn_batch_choice(batch, &choice);
+    wn_choice choice;
+    wn_status status = read_choice(at, batch, WN_PHASE_GENERATION, &choice);
+    if (status != WN_OK || choice.select == NULL)
+        return status;
+    to->any = to->chosen[step] = 1;
+    /* One list of slots is several lists of positions where each head evicted for itself. */
+    int separate = choice.select->head_stride != 0 || result->retain != NULL;
+    for (uint32_t h = 0; h < heads; h++) {
+        slots in = {positions_of(at, layer, h), at->physical[layer]};
+        if (add_head(to, step, heads, h, separate, choice.select, 0, in) != 0)
+            return no_memory(at);
+    }
+    return WN_OK;
+}
+
+/* What was chosen for tokens [first, first + count) of the prompt. Until it is complete nothing is
+ * evicted, so that slots are positions. */
+static wn_status keep_prompt(player *at, const wn_batch *batch, uint32_t layer, int64_t first,
+                             int64_t count)
+{
+    wn_choices *to = &at->replay->layers[layer].prompt;
+    uint32_t heads = at->trace->num_kv_heads;
+    wn_choice choice;
+    wn_status status = read_choice(at, batch, WN_PHASE_CONTEXT, &choice);
+    if (status != WN_OK || choice.select == NULL)
+        return status;
+    to->any = 1;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t row = choice.select_row[0] + i / choice.select->query_block;
+        slots in = {NULL, first + i + 1};
+        to->chosen[first + i] = 1;
+        for (uint32_t h = 0; h < heads; h++)
+            if (add_head(to, first + i, heads, h, choice.select->head_stride != 0, choice.select,
+                         row, in) != 0)
+                return no_memory(at);
+    }
+    return WN_OK;
+}
+
+/* Which share of the step's tiles each KV head computed: from what the counters grew by. */
+static wn_status keep_tiles(player *at, uint32_t layer, int64_t step)
+{
+    uint32_t heads = at->trace->num_kv_heads;
+    wn_attend_counters *before = at->tiles + layer * heads;
+    wn_attend_counters *now = at->tiles + at->trace->num_layers * heads;
+    float *share = at->replay->layers[layer].computed + step * heads;
+    wn_status status = wn_engine_head_counters(at->engine, layer, WN_PHASE_GENERATION, now, heads);
     if (status != WN_OK)
         return library_failed(at, status);
-    int64_t end = result->select_begin[step * heads];
-    result->select_step[step] = choice.select != NULL;
-    result->selects |= choice.select != NULL;
     for (uint32_t h = 0; h < heads; h++) {
-        if (choice.select != NULL && add_head(at, layer, choice.select, h, &end) != 0)
-            return no_memory(at);
-        result->select_begin[step * heads + h + 1] = end;
+        int64_t seen = now[h].tiles_seen - before[h].tiles_seen;
+        int64_t skipped = now[h].tiles_skipped - before[h].tiles_skipped;
+        share[h] = seen > 0 ? 1.0f - (float)skipped / (float)seen : 1.0f;
+        before[h] = now[h];
     }
     return WN_OK;
 }
@@ -144,14 +221,15 @@ static wn_status attend(player *at, wn_batch *batch, uint32_t layer, int64_t fir
     wn_attention_args args = {
         .struct_size = WN_SIZEOF(wn_attention_args),
         .q = wn_trace_rows(from->q, first, count),
-        .k = wn_trace_rows(from->k, first, count),
-        .v = wn_trace_rows(from->v, first, count),
+        .k = wn_trace_keys(trace, layer, first, count),
         .out = wn_tensor_make((char *)to->out + first * row, trace->dtype, 3,
                               (int64_t[]){count, trace->num_heads, trace->v_head_dim}),
         .lse = wn_tensor_make(to->lse + first * trace->num_heads, WN_F32, 2,
                               (int64_t[]){count, trace->num_heads}),
         .inputs = inputs,
         .num_inputs = from->num_inputs};
+    if (from->v != NULL)
+        args.v = wn_trace_rows(from->v, first, count);
     return wn_attention(batch, layer, &args);
 }
 
@@ -163,14 +241,16 @@ static wn_status play_layer(player *at, wn_batch *batch, uint32_t layer, int64_t
     wn_status status = attend(at, batch, layer, first, count);
     *seconds += wn_seconds() - begun;
     if (status != WN_OK)
-        return library_failed(at, status);
+        return wn_fail(at->error, status, "layer %u of the trace, token %lld: %s",
+                       at->trace->layers[layer].number, (long long)first, wn_error_text());
     if (first < at->trace->context)
-        return WN_OK;
-    return keep_selected(at, batch, layer, first - at->trace->context);
+        return at->keep_prompt ? keep_prompt(at, batch, layer, first, count) : WN_OK;
+    status = keep_step(at, batch, layer, first - at->trace->context);
+    return status == WN_OK ? keep_tiles(at, layer, first - at->trace->context) : status;
 }
 
 /* Token t as the next slot of every layer and head, before the step that appends it. */
-static void add_position(player *at, int64_t t)
+static void add_slot(player *at, int64_t t)
 {
     for (uint32_t layer = 0; layer < at->trace->num_layers; layer++) {
         for (uint32_t h = 0; h < at->trace->num_kv_heads; h++)
@@ -223,7 +303,7 @@ static wn_status play(player *at, int64_t chunk)
     for (uint32_t layer = 0; layer < trace->num_layers && status == WN_OK; layer++)
         status = keep_retained(at, layer);
     for (int64_t t = trace->context; t < trace->tokens && status == WN_OK; t++) {
-        add_position(at, t);
+        add_slot(at, t);
         status = play_step(at, t, 1, &replay->generation_seconds);
         if (status == WN_OK)
             status = read_positions(at);
@@ -258,29 +338,42 @@ static wn_status create_engine(player *at, wn_registry *registry, const wn_confi
     return replay->plan != NULL ? WN_OK : no_memory(at);
 }
 
+static int allocate_choices(wn_choices *choices, int64_t rows, uint32_t heads)
+{
+    choices->span = calloc((size_t)rows * heads + 1, sizeof *choices->span);
+    choices->chosen = calloc((size_t)rows + 1, 1);
+    return choices->span != NULL && choices->chosen != NULL;
+}
+
+static int allocate_layer(const player *at, wn_replay_layer *layer)
+{
+    const wn_trace *trace = at->trace;
+    int64_t steps = at->replay->steps;
+    size_t rows = (size_t)trace->tokens * trace->num_heads;
+    layer->out = calloc(rows, (size_t)trace->v_head_dim * wn_elements_bytes(trace->dtype));
+    layer->lse = calloc(rows, sizeof(float));
+    layer->computed = calloc((size_t)steps * trace->num_kv_heads + 1, sizeof *layer->computed);
+    return layer->out != NULL && layer->lse != NULL && layer->computed != NULL &&
+           allocate_choices(&layer->generation, steps, trace->num_kv_heads) &&
+           (!at->keep_prompt ||
+            allocate_choices(&layer->prompt, trace->context, trace->num_kv_heads));
+}
+
 static wn_status allocate(player *at)
 {
     const wn_trace *trace = at->trace;
     wn_replay *replay = at->replay;
-    size_t rows = (size_t)trace->tokens * trace->num_heads;
-    size_t row_bytes = (size_t)trace->v_head_dim * wn_elements_bytes(trace->dtype);
-    size_t lists = (size_t)replay->steps * trace->num_kv_heads + 1;
-    at->positions =
-        malloc(sizeof(int32_t) * (size_t)trace->tokens * trace->num_kv_heads * trace->num_layers);
+    size_t lists = (size_t)trace->num_kv_heads * trace->num_layers;
+    at->positions = malloc(sizeof(int32_t) * (size_t)trace->tokens * lists);
     at->physical = calloc(trace->num_layers, sizeof *at->physical);
+    at->tiles = calloc(lists + trace->num_kv_heads, sizeof *at->tiles);
     replay->layers = calloc(trace->num_layers, sizeof *replay->layers);
-    if (at->positions == NULL || at->physical == NULL || replay->layers == NULL)
+    if (at->positions == NULL || at->physical == NULL || at->tiles == NULL ||
+        replay->layers == NULL)
         return no_memory(at);
-    for (uint32_t i = 0; i < trace->num_layers; i++) {
-        wn_replay_layer *layer = &replay->layers[i];
-        layer->out = calloc(rows, row_bytes);
-        layer->lse = calloc(rows, sizeof(float));
-        layer->select_begin = calloc(lists, sizeof *layer->select_begin);
-        layer->select_step = calloc((size_t)replay->steps + 1, 1);
-        if (layer->out == NULL || layer->lse == NULL || layer->select_begin == NULL ||
-            layer->select_step == NULL)
+    for (uint32_t i = 0; i < trace->num_layers; i++)
+        if (!allocate_layer(at, &replay->layers[i]))
             return no_memory(at);
-    }
     return WN_OK;
 }
 
@@ -298,8 +391,10 @@ static wn_status read_counters(player *at)
 }
 
 wn_status wn_replay_run(wn_registry *registry, const wn_config *config, const char *name,
-                        const wn_trace *trace, int64_t chunk, wn_replay **replay, wn_error *error)
+                        const wn_trace *trace, const wn_replay_options *options, wn_replay **replay,
+                        wn_error *error)
 {
+    int64_t chunk = options->chunk;
     *replay = NULL;
     wn_replay *made = calloc(1, sizeof *made);
     if (made == NULL || (made->name = strdup(name)) == NULL) {
@@ -308,7 +403,10 @@ wn_status wn_replay_run(wn_registry *registry, const wn_config *config, const ch
     }
     made->trace = trace;
     made->steps = trace->tokens - trace->context;
-    player at = {.replay = made, .trace = trace, .error = error};
+    player at = {.replay = made,
+                 .trace = trace,
+                 .keep_prompt = options->keep_prompt_choices,
+                 .error = error};
     if (chunk <= 0 || chunk > trace->context)
         chunk = trace->context;
     wn_progress_begin(&at.progress, made->name, trace->tokens);
@@ -324,11 +422,19 @@ wn_status wn_replay_run(wn_registry *registry, const wn_config *config, const ch
         wn_engine_free(at.engine);
     free(at.positions);
     free(at.physical);
+    free(at.tiles);
     if (status == WN_OK)
         *replay = made;
     else
         wn_replay_free(made);
     return status;
+}
+
+static void free_choices(wn_choices *choices)
+{
+    free(choices->position);
+    free(choices->span);
+    free(choices->chosen);
 }
 
 void wn_replay_free(wn_replay *replay)
@@ -339,9 +445,9 @@ void wn_replay_free(wn_replay *replay)
         free(replay->layers[i].out);
         free(replay->layers[i].lse);
         free(replay->layers[i].retain);
-        free(replay->layers[i].selected);
-        free(replay->layers[i].select_begin);
-        free(replay->layers[i].select_step);
+        free(replay->layers[i].computed);
+        free_choices(&replay->layers[i].prompt);
+        free_choices(&replay->layers[i].generation);
     }
     free(replay->layers);
     free(replay->name);
@@ -351,24 +457,26 @@ void wn_replay_free(wn_replay *replay)
 
 /* ---------------------------------------------------------------- questions */
 
-void wn_replay_visible(const wn_replay *replay, uint32_t layer, int64_t step, uint32_t kv_head,
+void wn_replay_visible(const wn_replay *replay, uint32_t layer, int64_t row, uint32_t kv_head,
                        uint8_t *visible)
 {
     const wn_trace *trace = replay->trace;
     const wn_replay_layer *from = &replay->layers[layer];
-    int64_t last = trace->context + step;
+    int generated = row >= trace->context;
+    const wn_choices *choices = generated ? &from->generation : &from->prompt;
+    int64_t at = generated ? row - trace->context : row;
     memset(visible, 0, (size_t)trace->tokens);
-    if (from->select_step[step]) {
-        const int64_t *begin = &from->select_begin[step * trace->num_kv_heads + kv_head];
-        for (int64_t i = begin[0]; i < begin[1]; i++)
-            visible[from->selected[i]] = 1;
+    if (choices->any && choices->chosen[at]) {
+        wn_span span = choices->span[at * trace->num_kv_heads + kv_head];
+        for (int64_t i = span.begin; i < span.end; i++)
+            visible[choices->position[i]] = 1;
         return;
     }
-    if (from->retain == NULL) {
-        memset(visible, 1, (size_t)last + 1);
+    if (!generated || from->retain == NULL) {
+        memset(visible, 1, (size_t)row + 1);
         return;
     }
     for (int32_t i = 0; i < from->kept; i++)
         visible[from->retain[(int64_t)kv_head * from->kept + i]] = 1;
-    memset(visible + trace->context, 1, (size_t)(step + 1));
+    memset(visible + trace->context, 1, (size_t)(row - trace->context + 1));
 }

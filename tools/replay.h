@@ -5,21 +5,31 @@
 
 #include "tools/trace.h"
 
+/* What a method selected, row by row, as logical positions. A list serves one row and KV head, or
+ * all of the row's KV heads, whose spans are then the same. */
+typedef struct wn_span {
+    int64_t begin, end;
+} wn_span;
+
+typedef struct wn_choices {
+    int32_t *position; /* ascending within a span */
+    int64_t used, capacity;
+    wn_span *span;    /* [rows, kv heads] into position */
+    uint8_t *chosen;  /* [rows] 0: nothing was selected, attention saw the whole cache */
+    int32_t any;      /* 1: chosen is not all 0 */
+    int32_t separate; /* 1: some row's KV heads have lists of their own */
+} wn_choices;
+
 /* One layer of one replay. */
 typedef struct wn_replay_layer {
-    void *out;       /* [tokens, heads, v_head_dim], the trace's dtype */
-    float *lse;      /* [tokens, heads] */
-    int32_t kept;    /* tokens of the prompt in the cache when generation began, per KV head */
-    int32_t *retain; /* [kv heads, kept] their logical positions, ascending; NULL: all of them */
-    /* Logical positions selected in generation step s for KV head h, ascending:
-     * selected[select_begin[s * kv_heads + h] .. select_begin[s * kv_heads + h + 1]).
-     * select_step[s] 0: nothing was selected in that step, attention saw the whole cache. */
-    int32_t *selected;
-    int64_t *select_begin; /* [steps * kv heads + 1] */
-    uint8_t *select_step;  /* [steps] */
-    int64_t selected_capacity;
-    int32_t selects; /* 1: select_step is not all 0 */
-    int32_t reserved;
+    void *out;         /* [tokens, heads, v_head_dim], the trace's dtype */
+    float *lse;        /* [tokens, heads] */
+    int32_t kept;      /* tokens of the prompt in the cache when generation began, per KV head */
+    int32_t *retain;   /* [kv heads, kept] their logical positions, ascending; NULL: all of them */
+    wn_choices prompt; /* rows: the prompt's tokens; empty unless asked for */
+    wn_choices generation; /* rows: generation steps */
+    /* [steps, kv heads] share of the tiles that were computed, not skipped inside the kernel */
+    float *computed;
     wn_counters counters[WN_PHASE_COUNT];
 } wn_replay_layer;
 
@@ -34,15 +44,23 @@ typedef struct wn_replay {
     wn_replay_layer *layers; /* [trace->num_layers] */
 } wn_replay;
 
-/* chunk: prompt tokens per step; 0: all at once. A failure's text is in *error. */
+/* Zeroes: the prompt at once, and what is selected while it is read is not kept. */
+typedef struct wn_replay_options {
+    int64_t chunk;               /* prompt tokens per step; 0: all at once */
+    int32_t keep_prompt_choices; /* fill wn_replay_layer.prompt: rows x budget entries */
+    int32_t reserved;
+} wn_replay_options;
+
+/* A failure's text is in *error. */
 wn_status wn_replay_run(wn_registry *registry, const wn_config *config, const char *name,
-                        const wn_trace *trace, int64_t chunk, wn_replay **replay, wn_error *error);
+                        const wn_trace *trace, const wn_replay_options *options, wn_replay **replay,
+                        wn_error *error);
 void wn_replay_free(wn_replay *replay); /* NULL is fine */
 
-/* What query heads of kv_head could see in generation step `step`: visible[t] = 1 for each logical
- * position t <= context + step that was in the cache and, where something was selected, selected.
- * visible: [tokens], all of it written. */
-void wn_replay_visible(const wn_replay *replay, uint32_t layer, int64_t step, uint32_t kv_head,
+/* What query heads of kv_head could see from row `row` of the trace: visible[t] = 1 for each
+ * logical position t <= row that was in the cache and, where something was selected, selected. A
+ * row of the prompt needs its choices kept. visible: [tokens], all of it written. */
+void wn_replay_visible(const wn_replay *replay, uint32_t layer, int64_t row, uint32_t kv_head,
                        uint8_t *visible);
 
 #endif

@@ -44,7 +44,8 @@ static void add_step(wn_report_grid *grid, int64_t step, uint32_t kv_head, const
     double weight = 1.0 / (double)(left < grid->row_steps ? left : grid->row_steps);
     for (uint32_t i = 0; i < run->count; i++) {
         int64_t at = cell_of(grid, i, kv_head, row);
-        wn_replay_visible(run->replays[i], grid->layer, step, kv_head, visible);
+        wn_replay_visible(run->replays[i], grid->layer, run->trace->context + step, kv_head,
+                          visible);
         for (int64_t t = 0; t <= run->trace->context + step; t++) {
             int64_t bin = t * grid->bins / run->trace->tokens;
             *(visible[t] ? &grid->kept[at + bin] : &grid->lost[at + bin]) +=

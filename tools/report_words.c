@@ -75,6 +75,7 @@ static uint8_t *find_holders(const wn_run *run, uint32_t replay, uint32_t layer)
     const wn_trace *trace = run->trace;
     const wn_replay *from = run->replays[replay];
     const wn_replay_layer *result = &from->layers[layer];
+    const wn_choices *chosen = &result->generation;
     uint32_t heads = trace->num_kv_heads;
     uint8_t *has = calloc((size_t)trace->context * heads, 1);
     if (has == NULL)
@@ -87,13 +88,13 @@ static uint8_t *find_holders(const wn_run *run, uint32_t replay, uint32_t layer)
     }
     for (int64_t step = 0; step < from->steps; step++)
         for (uint32_t h = 0; h < heads; h++) {
-            int64_t list = step * heads + h;
-            if (!result->select_step[step])
+            wn_span span = chosen->span[step * heads + h];
+            if (!chosen->chosen[step])
                 for (int64_t t = 0; t < trace->context; t++)
                     has[t * heads + h] = 1;
-            for (int64_t i = result->select_begin[list]; i < result->select_begin[list + 1]; i++)
-                if (result->selected[i] < trace->context)
-                    has[result->selected[i] * (int64_t)heads + h] = 1;
+            for (int64_t i = span.begin; i < span.end; i++)
+                if (chosen->position[i] < trace->context)
+                    has[chosen->position[i] * (int64_t)heads + h] = 1;
         }
     return has;
 }
@@ -159,7 +160,7 @@ wn_status wn_report_words_write(FILE *to, const wn_run *run, uint32_t replay, ui
 {
     const wn_trace *trace = run->trace;
     const wn_replay_layer *result = &run->replays[replay]->layers[layer];
-    if (trace->text_begin == NULL || (result->retain == NULL && !result->selects))
+    if (trace->text_begin == NULL || (result->retain == NULL && !result->generation.any))
         return WN_OK;
     uint8_t *has = find_holders(run, replay, layer);
     if (has == NULL)

@@ -1,5 +1,7 @@
 /* run.c: `winnow run`: one trace, dense attention and each configuration, side by side. */
 #include "tools/command.h"
+#include "tools/found_config.h"
+#include "tools/layer_needs.h"
 #include "tools/plugin_path.h"
 #include "tools/report.h"
 #include "tools/save.h"
@@ -17,7 +19,7 @@ typedef struct run_options {
     const char *trace, *report, *save, *expect, *plugin_path;
     wn_texts layers;
     int64_t chunk;
-    int32_t by_layer, json;
+    int32_t by_layer, json, oracle;
 } run_options;
 
 static const wn_option rows[] = {
@@ -36,6 +38,8 @@ static const wn_option rows[] = {
      "prefill the prompt N tokens at a time instead of at once"},
     {"by-layer", 'b', NULL, WN_OPTION_FLAG, offsetof(run_options, by_layer), 0, 0,
      "a row for each layer in the table"},
+    {"oracle", 'o', NULL, WN_OPTION_FLAG, offsetof(run_options, oracle), 0, 0,
+     "beside each method, the best choice of as many tokens: how much mass it would keep"},
     {"json", 'j', NULL, WN_OPTION_FLAG, offsetof(run_options, json), 0, 0,
      "print all figures as JSON instead of the table"},
     {"plugin-path", 'p', "DIRS", WN_OPTION_TEXT, offsetof(run_options, plugin_path), 0, 0,
@@ -47,7 +51,10 @@ const wn_usage wn_usage_run = {
     "CONFIG... --trace FILE",
     "Puts a trace of a real model through an engine, prompt first and then token by token: once "
     "with dense attention, once with each CONFIG. Prints what each took and what it cost in "
-    "accuracy: time, KV cache kept, bytes read, attention mass kept, output error.\n\n"
+    "accuracy: time, KV cache kept, bytes read, attention mass kept, output "
+    "error.\n\n" WN_CONFIG_HELP
+    " If one needs inputs that the trace has for some of its layers only, all of them run on those "
+    "layers alone, and a note says so.\n\n"
     "Exit status: 0 fine; 1 dense attention disagrees with the expectation, so something is wrong; "
     "2 wrong usage; 3 could not run.\n\n"
     "    winnow run examples/rocket.yaml --trace sample.safetensors --report out.html",
@@ -62,6 +69,9 @@ typedef struct session {
     wn_expected *expected;
     char *expected_path;
     wn_registry *registry;
+    wn_config **configs; /* [num_configs] */
+    uint32_t num_configs;
+    wn_oracle *oracles;
     wn_fact *fact;
     wn_check check;
     wn_run run;
@@ -115,20 +125,90 @@ static wn_status open_expected(session *s)
     return wn_expected_open(s->expected_path, s->trace, &s->expected, &s->error);
 }
 
-static wn_status open_inputs(session *s, const int64_t *layers)
+static wn_status open_registry(session *s)
+{
+    char *path = wn_plugin_path(s->options.plugin_path);
+    wn_status status = wn_registry_open(path, &s->registry);
+    free(path);
+    return status == WN_OK ? WN_OK : wn_fail(&s->error, status, "%s", wn_error_text());
+}
+
+static wn_status open_configs(session *s, char **paths, uint32_t count)
+{
+    s->configs = calloc(count, sizeof *s->configs);
+    if (s->configs == NULL)
+        return wn_fail(&s->error, WN_ENOMEM, "no memory");
+    for (; s->num_configs < count; s->num_configs++) {
+        wn_config **config = &s->configs[s->num_configs];
+        wn_status status = wn_found_config(paths[s->num_configs], config, &s->error);
+        if (status != WN_OK)
+            return status;
+        if (*wn_config_notes(*config) != '\0')
+            fprintf(stderr, "%s\n", wn_config_notes(*config));
+    }
+    return WN_OK;
+}
+
+/* "0, 7" for the layers that are marked. */
+static void list_layers(const wn_trace *trace, const uint8_t *marked, char *text, size_t bytes)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (uint32_t i = 0; i < trace->num_layers && used < bytes; i++)
+        if (marked[i])
+            used += (size_t)snprintf(text + used, bytes - used, "%s%u", used > 0 ? ", " : "",
+                                     trace->layers[i].number);
+}
+
+/* Figures side by side should be of the same layers: those on which all configurations can run. */
+static wn_status choose_layers(session *s, char **paths)
+{
+    enum { WHY = 512, LAYERS = 256 };
+    wn_trace *trace = s->trace;
+    char why[WHY], layers[LAYERS], blamed[WHY] = "";
+    const char *path = NULL;
+    uint8_t *lacks = calloc(trace->num_layers, 1);
+    uint32_t dropped = 0;
+    if (lacks == NULL)
+        return wn_fail(&s->error, WN_ENOMEM, "no memory");
+    for (uint32_t i = 0; i < s->num_configs; i++)
+        if (wn_layer_needs(s->registry, s->configs[i], trace, lacks, why, sizeof why) > 0 &&
+            path == NULL) {
+            path = paths[i];
+            memcpy(blamed, why, sizeof blamed);
+        }
+    for (uint32_t i = 0; i < trace->num_layers; i++)
+        dropped += lacks[i];
+    wn_status status = WN_OK;
+    list_layers(trace, lacks, layers, sizeof layers);
+    if (dropped == trace->num_layers)
+        status =
+            wn_fail(&s->error, WN_ENOTFOUND, "%s: no layer has all inputs that are needed; %s: %s",
+                    trace->path, path, blamed);
+    else if (dropped > 0) {
+        fprintf(stderr,
+                "note: layers %s are left out of the run: the trace lacks there what %s "
+                "needs: %s\n",
+                layers, path, blamed);
+        wn_trace_drop(trace, lacks);
+    }
+    free(lacks);
+    return status;
+}
+
+static wn_status open_inputs(session *s, const int64_t *layers, char **paths, uint32_t count)
 {
     wn_status status =
         wn_trace_open(s->options.trace, layers, s->options.layers.count, &s->trace, &s->error);
     if (status == WN_OK)
-        status = open_expected(s);
+        status = open_registry(s);
     if (status == WN_OK)
-        status = wn_fact_find(s->trace, &s->fact, &s->error);
-    if (status != WN_OK)
-        return status;
-    char *path = wn_plugin_path(s->options.plugin_path);
-    status = wn_registry_open(path, &s->registry);
-    free(path);
-    return status == WN_OK ? WN_OK : wn_fail(&s->error, status, "%s", wn_error_text());
+        status = open_configs(s, paths, count);
+    if (status == WN_OK)
+        status = choose_layers(s, paths);
+    if (status == WN_OK)
+        status = open_expected(s);
+    return status == WN_OK ? wn_fact_find(s->trace, &s->fact, &s->error) : status;
 }
 
 /* ---------------------------------------------------------------- replays */
@@ -150,7 +230,10 @@ static void name_of(const session *s, const char *path, char name[64])
 
 static wn_status replay(session *s, const wn_config *config, const char *name)
 {
-    wn_status status = wn_replay_run(s->registry, config, name, s->trace, s->options.chunk,
+    wn_replay_options options = {.chunk = s->options.chunk,
+                                 .keep_prompt_choices =
+                                     s->options.save != NULL || s->options.oracle};
+    wn_status status = wn_replay_run(s->registry, config, name, s->trace, &options,
                                      &s->run.replays[s->run.count], &s->error);
     if (status == WN_OK)
         s->run.count++;
@@ -169,29 +252,19 @@ static wn_status replay_dense(session *s)
     return status;
 }
 
-static wn_status replay_file(session *s, const char *path)
+static wn_status replay_all(session *s, char **paths)
 {
-    char name[64];
-    wn_config *config;
-    wn_status status = wn_config_load(path, &config);
-    if (status != WN_OK)
-        return wn_fail(&s->error, status, "%s", wn_error_text());
-    if (*wn_config_notes(config) != '\0')
-        fprintf(stderr, "%s\n", wn_config_notes(config));
-    name_of(s, path, name);
-    status = replay(s, config, name);
-    wn_config_free(config);
-    return status;
-}
-
-static wn_status replay_all(session *s, char **paths, uint32_t count)
-{
-    s->run.replays = calloc(count + 1, sizeof *s->run.replays);
+    s->run.replays = calloc(s->num_configs + 1, sizeof *s->run.replays);
     if (s->run.replays == NULL)
         return wn_fail(&s->error, WN_ENOMEM, "no memory");
     wn_status status = replay_dense(s);
-    for (uint32_t i = 0; i < count && status == WN_OK; i++)
-        status = replay_file(s, paths[i]);
+    for (uint32_t i = 0; i < s->num_configs && status == WN_OK; i++) {
+        char name[64];
+        name_of(s, paths[i], name);
+        status = replay(s, s->configs[i], name);
+    }
+    if (status == WN_OK && s->options.oracle)
+        status = wn_oracle_measure(s->trace, s->run.replays, s->run.count, &s->oracles, &s->error);
     return status;
 }
 
@@ -204,6 +277,7 @@ static wn_status write_outputs(session *s)
     s->run.trace = s->trace;
     s->run.fact = s->fact;
     s->run.by_layer = (uint32_t)options->by_layer;
+    s->run.oracles = s->oracles;
     if (s->expected != NULL) {
         s->check = wn_check_dense(s->run.replays[0], s->expected);
         s->run.check = s->check.rows > 0 ? &s->check : NULL;
@@ -232,6 +306,10 @@ static void close_session(session *s)
     for (uint32_t i = 0; i < s->run.count; i++)
         wn_replay_free(s->run.replays[i]);
     free(s->run.replays);
+    free(s->oracles);
+    for (uint32_t i = 0; i < s->num_configs; i++)
+        wn_config_free(s->configs[i]);
+    free(s->configs);
     wn_fact_free(s->fact);
     wn_expected_close(s->expected);
     free(s->expected_path);
@@ -251,9 +329,9 @@ static int run_session(session *s, int argc, char **argv)
     code = parse_layers(&s->options.layers, layers);
     if (code != WN_OPTIONS_GO_ON)
         return code;
-    if (open_inputs(s, layers) != WN_OK)
+    if (open_inputs(s, layers, argv + optind, (uint32_t)(argc - optind)) != WN_OK)
         return failed(s);
-    if (replay_all(s, argv + optind, (uint32_t)(argc - optind)) != WN_OK)
+    if (replay_all(s, argv + optind) != WN_OK)
         return failed(s);
     if (write_outputs(s) != WN_OK)
         return failed(s);

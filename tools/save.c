@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TENSORS_PER_LAYER = 4, NAME_BYTES = 160 };
+enum { TENSORS_PER_LAYER = 5, NAME_BYTES = 160 };
 
 /* The tensors made so far; those with `owned` are freed at the end. */
 typedef struct saving {
@@ -47,55 +47,95 @@ static int add_out(saving *to, const wn_replay *replay, uint32_t layer)
     return 0;
 }
 
-/* How many positions a head sees in a step that selects, and their greatest number over all. */
-static int64_t select_width(const wn_replay *replay, const wn_replay_layer *from, uint32_t heads)
+/* Rows [first, first + rows) of the trace in one phase: what was selected for them. */
+typedef struct listing {
+    const wn_replay *replay;
+    const wn_choices *choices;
+    const char *name;
+    uint32_t layer, lists; /* lists per row */
+    int64_t first, rows;
+    uint8_t *visible; /* [tokens] room */
+} listing;
+
+/* Positions that a row sees through one list: into `list` unless it is NULL. Returns how many. */
+static int64_t list_row(const listing *of, int64_t row, uint32_t list_number, int32_t *list)
+{
+    const wn_trace *trace = of->replay->trace;
+    int64_t count = 0;
+    wn_span span = of->choices->span[row * trace->num_kv_heads + list_number];
+    if (of->choices->chosen[row] && list == NULL)
+        return span.end - span.begin;
+    wn_replay_visible(of->replay, of->layer, of->first + row, list_number, of->visible);
+    for (int64_t t = 0; t < trace->tokens; t++) {
+        if (!of->visible[t])
+            continue;
+        if (list != NULL)
+            list[count] = (int32_t)t;
+        count++;
+    }
+    return count;
+}
+
+static int64_t greatest_width(const listing *of)
 {
     int64_t width = 0;
-    for (int64_t step = 0; step < replay->steps; step++) {
-        if (!from->select_step[step] && from->kept + step + 1 > width)
-            width = from->kept + step + 1;
-        for (uint32_t h = 0; h < heads && from->select_step[step]; h++) {
-            const int64_t *begin = &from->select_begin[step * heads + h];
-            if (begin[1] - begin[0] > width)
-                width = begin[1] - begin[0];
+    for (int64_t row = 0; row < of->rows; row++)
+        for (uint32_t l = 0; l < of->lists; l++) {
+            int64_t count = list_row(of, row, l, NULL);
+            width = count > width ? count : width;
         }
-    }
     return width;
 }
 
-static int add_select(saving *to, const wn_replay *replay, uint32_t layer)
+static int add_listing(saving *to, listing of)
 {
-    const wn_trace *trace = to->trace;
-    const wn_replay_layer *from = &replay->layers[layer];
-    int64_t width = select_width(replay, from, trace->num_kv_heads);
-    size_t count = (size_t)(replay->steps * trace->num_kv_heads * width);
-    int32_t *list = malloc(count * sizeof *list + 1);
-    uint8_t *visible = malloc((size_t)trace->tokens);
-    if (list == NULL || visible == NULL) {
-        free(list);
-        free(visible);
-        return -1;
-    }
-    int32_t *row = list;
-    for (int64_t step = 0; step < replay->steps; step++)
-        for (uint32_t h = 0; h < trace->num_kv_heads; h++, row += width) {
-            int64_t n = 0;
-            wn_replay_visible(replay, layer, step, h, visible);
-            for (int64_t t = 0; t < trace->tokens; t++)
-                if (visible[t])
-                    row[n++] = (int32_t)t;
-            while (n < width)
-                row[n++] = -1;
+    of.visible = malloc((size_t)to->trace->tokens);
+    int64_t width = of.visible != NULL ? greatest_width(&of) : 0;
+    size_t bytes = sizeof(int32_t) * (size_t)(of.rows * of.lists * width);
+    int32_t *lists = of.visible != NULL ? malloc(bytes + 1) : NULL;
+    for (int64_t row = 0; row < of.rows && lists != NULL; row++)
+        for (uint32_t l = 0; l < of.lists; l++) {
+            int32_t *list = lists + (row * of.lists + l) * width;
+            for (int64_t n = list_row(&of, row, l, list); n < width; n++)
+                list[n] = -1;
         }
-    free(visible);
-    add(to, replay, layer, "select",
+    free(of.visible);
+    if (lists == NULL)
+        return -1;
+    add(to, of.replay, of.layer, of.name,
         (wn_safetensor){.dtype = WN_I32,
                         .ndim = 3,
-                        .bytes = count * sizeof *list,
-                        .shape = {replay->steps, trace->num_kv_heads, width},
-                        .data = list},
+                        .bytes = bytes,
+                        .shape = {of.rows, of.lists, width},
+                        .data = lists},
         1);
     return 0;
+}
+
+static int add_choices(saving *to, const wn_replay *replay, uint32_t layer)
+{
+    const wn_trace *trace = to->trace;
+    const wn_choices *prompt = &replay->layers[layer].prompt;
+    const wn_choices *generation = &replay->layers[layer].generation;
+    listing read = {replay,
+                    prompt,
+                    "select_context",
+                    layer,
+                    prompt->separate ? trace->num_kv_heads : 1,
+                    0,
+                    trace->context,
+                    NULL};
+    listing generated = {replay,
+                         generation,
+                         "select",
+                         layer,
+                         generation->separate ? trace->num_kv_heads : 1,
+                         trace->context,
+                         replay->steps,
+                         NULL};
+    if (prompt->any && add_listing(to, read) != 0)
+        return -1;
+    return generation->any ? add_listing(to, generated) : 0;
 }
 
 static int add_layer(saving *to, const wn_replay *replay, uint32_t layer)
@@ -120,7 +160,7 @@ static int add_layer(saving *to, const wn_replay *replay, uint32_t layer)
                             .shape = {trace->num_kv_heads, from->kept},
                             .data = from->retain},
             0);
-    return from->selects ? add_select(to, replay, layer) : 0;
+    return add_choices(to, replay, layer);
 }
 
 static int add_all(saving *to, wn_replay *const *replays, uint32_t count)

@@ -288,6 +288,67 @@ static void print_table(const wn_run *run, FILE *to)
     wn_table_free(&table);
 }
 
+/* ---------------------------------------------------------------- the oracle's table */
+
+wn_oracle wn_run_oracle(const wn_run *run, uint32_t replay, int32_t layer, uint32_t phase)
+{
+    wn_oracle all = {0};
+    for (uint32_t l = 0; l < run->trace->num_layers; l++)
+        if (layer < 0 || (uint32_t)layer == l)
+            wn_oracle_merge(
+                &all,
+                &run->oracles[(replay * run->trace->num_layers + l) * WN_PHASE_COUNT + phase]);
+    return all;
+}
+
+static void add_oracle_row(wn_table *table, const char *name, const wn_oracle *oracle)
+{
+    if (oracle->sets == 0)
+        return;
+    wn_table_cell(table, "%s", name);
+    wn_table_cell(table, "%.1f", oracle->tokens);
+    wn_table_cell(table, "%.4f", oracle->mass.mean);
+    wn_table_cell(table, "%.4f", oracle->mass.worst);
+    wn_table_cell(table, "%.4f", oracle->best.mean);
+    wn_table_cell(table, "%.4f", oracle->best.worst);
+    wn_table_cell(table, "%.4f", oracle->ratio.mean);
+    wn_table_cell(table, "%.4f", oracle->ratio.worst);
+}
+
+static void add_oracle_rows(wn_table *table, const wn_run *run, uint32_t replay)
+{
+    char name[32];
+    wn_oracle generated = wn_run_oracle(run, replay, -1, WN_PHASE_GENERATION);
+    wn_oracle prompt = wn_run_oracle(run, replay, -1, WN_PHASE_CONTEXT);
+    add_oracle_row(table, run->replays[replay]->name, &generated);
+    add_oracle_row(table, generated.sets > 0 ? "  its prompt" : run->replays[replay]->name,
+                   &prompt);
+    for (uint32_t l = 0; run->by_layer && l < run->trace->num_layers; l++) {
+        snprintf(name, sizeof name, "  layer %u", run->trace->layers[l].number);
+        generated = wn_run_oracle(run, replay, (int32_t)l, WN_PHASE_GENERATION);
+        add_oracle_row(table, name, &generated);
+    }
+}
+
+static void print_oracle(const wn_run *run, FILE *to)
+{
+    static const char *const head[2][8] = {
+        {"", "tokens", "mass", "kept", "oracle", "", "ratio", ""},
+        {"", "mean", "mean", "least", "mean", "least", "mean", "least"}};
+    wn_table table;
+    wn_table_init(&table, 8);
+    for (int row = 0; row < 2; row++)
+        for (int column = 0; column < 8; column++)
+            wn_table_cell(&table, "%s", head[row][column]);
+    for (uint32_t i = 1; i < run->count; i++)
+        add_oracle_rows(&table, run, i);
+    fprintf(to,
+            "\nBeside the oracle, which takes as many tokens, those with the most mass, per row "
+            "and set of heads:\n");
+    wn_table_print(&table, 2, to);
+    wn_table_free(&table);
+}
+
 /* A name, and words beside it, wrapped. */
 static void print_wrapped(const char *label, const char *text, FILE *to)
 {
@@ -312,6 +373,8 @@ void wn_summary_print(const wn_run *run, FILE *to)
     fprintf(to,
             "\nMass kept and output error are of the %s rows, against dense, per row and head.\n",
             wn_run_first_row(run) > 0 ? "generated" : "prompt's");
+    if (run->oracles != NULL && run->count > 1)
+        print_oracle(run, to);
     if (run->count > 1)
         fprintf(to, "\nWhere each method lost most:\n");
     for (uint32_t i = 1; i < run->count; i++) {

@@ -3,23 +3,27 @@
 #define WN_TOOLS_SUMMARY_H
 
 #include "tools/fact.h"
-#include "tools/metrics.h"
+#include "tools/oracle.h"
 
 /* A whole run: replays[0] is dense. */
 typedef struct wn_run {
     const wn_trace *trace;
     wn_replay **replays;
     uint32_t count;
-    uint32_t by_layer;     /* 1: the table has a row per layer, too */
-    const wn_fact *fact;   /* NULL: the trace has no needle */
-    const wn_check *check; /* NULL: no expectation was at hand */
-    const char *expected;  /* the expectation's path */
+    uint32_t by_layer;        /* 1: the table has a row per layer, too */
+    const wn_fact *fact;      /* NULL: the trace has no needle */
+    const wn_check *check;    /* NULL: no expectation was at hand */
+    const char *expected;     /* the expectation's path */
+    const wn_oracle *oracles; /* as wn_oracle_measure gives them; NULL: not asked for */
 } wn_run;
 
 /* First generated row, or 0 if nothing was generated: qualities are measured from here on. */
 int64_t wn_run_first_row(const wn_run *run);
 
-/* Table, worst cases, fact, verdict of the check. */
+/* The oracle beside replays[replay] in WN_PHASE_...; layer: index in the trace, or -1 for all. */
+wn_oracle wn_run_oracle(const wn_run *run, uint32_t replay, int32_t layer, uint32_t phase);
+
+/* Tables, worst cases, fact, verdict of the check. */
 void wn_summary_print(const wn_run *run, FILE *to);
 /* The same and every layer's figures, as one JSON object. WN_ENOMEM or WN_EIO. */
 wn_status wn_summary_print_json(const wn_run *run, FILE *to);

@@ -55,13 +55,34 @@ static void add_common(json_t *to, const wn_run *run, const wn_replay *replay, i
                         quality(run, replay, layer, trace->context, trace->tokens));
 }
 
-static json_t *layer_figures(const wn_run *run, const wn_replay *replay, uint32_t layer)
+static json_t *oracle_phase(const wn_run *run, uint32_t replay, int32_t layer, uint32_t phase)
+{
+    wn_oracle of = wn_run_oracle(run, replay, layer, phase);
+    if (of.sets == 0)
+        return json_null();
+    return json_pack("{s:I, s:o, s:o, s:o, s:o}", "sets", (json_int_t)of.sets, "tokens",
+                     number(of.tokens), "retained_mass", worst_case(run->trace, &of.mass), "oracle",
+                     worst_case(run->trace, &of.best), "ratio", worst_case(run->trace, &of.ratio));
+}
+
+static void add_oracle(json_t *to, const wn_run *run, uint32_t replay, int32_t layer)
+{
+    if (run->oracles != NULL && replay > 0)
+        json_object_set_new(to, "oracle",
+                            json_pack("{s:o, s:o}", "prompt_rows",
+                                      oracle_phase(run, replay, layer, WN_PHASE_CONTEXT),
+                                      "generated_rows",
+                                      oracle_phase(run, replay, layer, WN_PHASE_GENERATION)));
+}
+
+static json_t *layer_figures(const wn_run *run, uint32_t index, uint32_t layer)
 {
     const wn_trace *trace = run->trace;
+    const wn_replay *replay = run->replays[index];
     const wn_replay_layer *from = &replay->layers[layer];
     json_t *to =
         json_pack("{s:I, s:I, s:b, s:o, s:o}", "layer", (json_int_t)trace->layers[layer].number,
-                  "kept_tokens", (json_int_t)from->kept, "selects", from->selects, "context",
+                  "kept_tokens", (json_int_t)from->kept, "selects", from->generation.any, "context",
                   phase(&from->counters[WN_PHASE_CONTEXT]), "generation",
                   phase(&from->counters[WN_PHASE_GENERATION]));
     json_t *heads = json_array();
@@ -72,6 +93,7 @@ static json_t *layer_figures(const wn_run *run, const wn_replay *replay, uint32_
             heads, json_pack("{s:o, s:o}", "mean", number(mean), "worst", number(least)));
     }
     add_common(to, run, replay, (int32_t)layer);
+    add_oracle(to, run, index, (int32_t)layer);
     json_object_set_new(to, "retained_mass_by_head", heads);
     return to;
 }
@@ -99,17 +121,19 @@ static json_t *fact_figures(const wn_run *run, const wn_replay *replay)
     return json_pack("{s:s, s:o}", "verdict", verdicts[verdict], "readers", readers);
 }
 
-static json_t *method_figures(const wn_run *run, const wn_replay *replay)
+static json_t *method_figures(const wn_run *run, uint32_t index)
 {
+    const wn_replay *replay = run->replays[index];
     json_t *layers = json_array();
     for (uint32_t l = 0; l < run->trace->num_layers; l++)
-        json_array_append_new(layers, layer_figures(run, replay, l));
+        json_array_append_new(layers, layer_figures(run, index, l));
     json_t *to = json_object();
     json_object_set_new(to, "name", json_string(replay->name));
     json_object_set_new(to, "context_seconds", number(replay->context_seconds));
     json_object_set_new(to, "generation_seconds", number(replay->generation_seconds));
     json_object_set_new(to, "plan", json_string(replay->plan));
     add_common(to, run, replay, -1);
+    add_oracle(to, run, index, -1);
     if (run->fact != NULL)
         json_object_set_new(to, "fact", fact_figures(run, replay));
     json_object_set_new(to, "layers", layers);
@@ -136,7 +160,7 @@ wn_status wn_summary_print_json(const wn_run *run, FILE *to)
     json_object_set_new(all, "tokens", json_integer(trace->tokens));
     json_object_set_new(all, "context_length", json_integer(trace->context));
     for (uint32_t i = 0; i < run->count; i++)
-        json_array_append_new(methods, method_figures(run, run->replays[i]));
+        json_array_append_new(methods, method_figures(run, i));
     json_object_set_new(all, "methods", methods);
     if (run->check != NULL)
         json_object_set_new(all, "check", check_figures(run));

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LAYERS = 4096, MAX_TOKENS = 1 << 24, MAX_HEADS = 4096 };
+enum { MAX_LAYERS = 4096, MAX_TOKENS = 1 << 24, MAX_HEADS = 4096, MLA_V_HEAD_DIM = 512 };
 
 typedef struct reading {
     wn_trace *trace;
@@ -132,6 +132,21 @@ static wn_trace_layer *layer_of(wn_trace *trace, uint32_t number)
     return layer;
 }
 
+/* k, or kv of a layer with MLA. */
+static wn_status place_keys(const reading *at, wn_trace_layer *layer, const wn_safetensor *tensor)
+{
+    if (layer->k != NULL)
+        return wn_fail(at->error, WN_EFORMAT, "%s: %s and %s exclude each other: kv is for MLA",
+                       at->trace->path, layer->k->name, tensor->name);
+    layer->k = tensor;
+    return WN_OK;
+}
+
+static int is_latent(const wn_safetensor *keys)
+{
+    return strcmp(strrchr(keys->name, '.'), ".kv") == 0;
+}
+
 static wn_status place_tensor(const reading *at, const wn_safetensor *tensor)
 {
     uint32_t number;
@@ -143,8 +158,8 @@ static wn_status place_tensor(const reading *at, const wn_safetensor *tensor)
         return refuse(at, "too many layers");
     if (strcmp(rest, "q") == 0)
         layer->q = tensor;
-    else if (strcmp(rest, "k") == 0)
-        layer->k = tensor;
+    else if (strcmp(rest, "k") == 0 || strcmp(rest, "kv") == 0)
+        return place_keys(at, layer, tensor);
     else if (strcmp(rest, "v") == 0)
         layer->v = tensor;
     else if (layer->num_inputs == WN_TRACE_MAX_INPUTS)
@@ -185,10 +200,22 @@ static wn_status find_layers(const reading *at)
                            at->only[i]);
     }
     if (trace->num_layers == 0)
-        return refuse(at, "has no tensors layers.N.q, layers.N.k, layers.N.v");
+        return refuse(at, "has no tensors layers.N.q and layers.N.k, layers.N.v or layers.N.kv");
     qsort(trace->layers, trace->num_layers, sizeof *trace->layers, by_number);
     for (uint32_t i = 0; i < trace->num_layers; i++)
         trace->layer_number[i] = trace->layers[i].number;
+    return WN_OK;
+}
+
+static wn_status check_dtype(const reading *at, const wn_safetensor *tensor)
+{
+    const wn_trace *trace = at->trace;
+    if (tensor->dtype != trace->dtype)
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: %s is %s, but layers.%u.q is %s; q, k and v of "
+                       "all layers must agree, in float32, float16 or bfloat16",
+                       trace->path, tensor->name, wn_dtype_name(tensor->dtype),
+                       trace->layers[0].number, wn_dtype_name(trace->dtype));
     return WN_OK;
 }
 
@@ -199,12 +226,9 @@ static wn_status check_tensor(const reading *at, const wn_trace_layer *layer, co
     if (tensor == NULL)
         return wn_fail(at->error, WN_EFORMAT, "%s: layer %u has no tensor layers.%u.%s",
                        trace->path, layer->number, layer->number, name);
-    if (tensor->dtype != trace->dtype)
-        return wn_fail(at->error, WN_EFORMAT,
-                       "%s: %s is %s, but layers.%u.q is %s; q, k and v of "
-                       "all layers must agree, in float32, float16 or bfloat16",
-                       trace->path, tensor->name, wn_dtype_name(tensor->dtype),
-                       trace->layers[0].number, wn_dtype_name(trace->dtype));
+    wn_status status = check_dtype(at, tensor);
+    if (status != WN_OK)
+        return status;
     if (tensor->ndim != 3)
         return wn_fail(at->error, WN_EFORMAT,
                        "%s: %s has %u dimensions; expected 3: [tokens, "
@@ -219,13 +243,33 @@ static wn_status check_tensor(const reading *at, const wn_trace_layer *layer, co
     return WN_OK;
 }
 
+static wn_status check_latent(const reading *at, const wn_trace_layer *layer)
+{
+    const wn_trace *trace = at->trace;
+    const wn_safetensor *kv = layer->k;
+    if (kv == NULL || !is_latent(kv) || layer->v != NULL)
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: layer %u should have layers.%u.kv and no k and v, as layer %u",
+                       trace->path, layer->number, layer->number, trace->layers[0].number);
+    wn_status status = check_dtype(at, kv);
+    if (status != WN_OK)
+        return status;
+    if (kv->ndim != 2 || kv->shape[0] != trace->tokens || kv->shape[1] != trace->head_dim)
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: %s should be [%" PRId64 ", %u]: a row for each token, as wide as q",
+                       trace->path, kv->name, trace->tokens, trace->head_dim);
+    return WN_OK;
+}
+
 static wn_status check_layer(const reading *at, const wn_trace_layer *layer)
 {
     const wn_trace *trace = at->trace;
     wn_status status = check_tensor(at, layer, "q", layer->q, trace->num_heads, trace->head_dim);
-    if (status == WN_OK)
+    if (status == WN_OK && trace->mla)
+        status = check_latent(at, layer);
+    if (status == WN_OK && !trace->mla)
         status = check_tensor(at, layer, "k", layer->k, trace->num_kv_heads, trace->head_dim);
-    if (status == WN_OK)
+    if (status == WN_OK && !trace->mla)
         status = check_tensor(at, layer, "v", layer->v, trace->num_kv_heads, trace->v_head_dim);
     for (uint32_t i = 0; i < layer->num_inputs && status == WN_OK; i++) {
         const wn_safetensor *input = layer->inputs[i];
@@ -238,39 +282,77 @@ static wn_status check_layer(const reading *at, const wn_trace_layer *layer)
     return status;
 }
 
-/* The geometry is what the first layer says; every layer is then held to it. */
-static wn_status read_geometry(const reading *at)
+/* Is the first layer of one of the two forms? Extents are compared later. */
+static int has_a_form(const wn_trace_layer *layer)
 {
-    wn_trace *trace = at->trace;
-    const wn_trace_layer *first = &trace->layers[0];
-    if (first->q == NULL || first->k == NULL || first->v == NULL || first->q->ndim != 3 ||
-        first->k->ndim != 3 || first->v->ndim != 3)
+    if (layer->q == NULL || layer->q->ndim != 3 || layer->k == NULL)
+        return 0;
+    if (is_latent(layer->k))
+        return layer->k->ndim == 2;
+    return layer->k->ndim == 3 && layer->v != NULL && layer->v->ndim == 3;
+}
+
+/* Channels of a value: with MLA they are not to be seen in a shape. */
+static wn_status read_value_dim(const reading *at, int64_t *dim)
+{
+    const wn_trace_layer *first = &at->trace->layers[0];
+    if (!is_latent(first->k)) {
+        *dim = first->v->shape[2];
+        return WN_OK;
+    }
+    wn_status status = read_int(at, "v_head_dim", MLA_V_HEAD_DIM, dim);
+    if (status == WN_OK && *dim > first->q->shape[2])
         return wn_fail(at->error, WN_EFORMAT,
-                       "%s: layer %u lacks layers.%u.q, .k or .v of the "
-                       "shape [tokens, heads, channels]",
-                       trace->path, first->number, first->number);
-    int64_t tokens = first->q->shape[0], heads = first->q->shape[1], dim = first->q->shape[2];
-    int64_t kv_heads = first->k->shape[1], v_dim = first->v->shape[2];
-    if (first->q->dtype != WN_F32 && first->q->dtype != WN_F16 && first->q->dtype != WN_BF16)
+                       "%s: a value has %" PRId64 " channels (metadata v_head_dim; %d if it is "
+                       "absent), more than the %" PRId64 " of %s",
+                       at->trace->path, *dim, MLA_V_HEAD_DIM, first->q->shape[2], first->q->name);
+    return status;
+}
+
+static wn_status check_extents(const reading *at, int64_t kv_heads, int64_t v_dim)
+{
+    const wn_safetensor *q = at->trace->layers[0].q;
+    int64_t tokens = q->shape[0], heads = q->shape[1], dim = q->shape[2];
+    if (q->dtype != WN_F32 && q->dtype != WN_F16 && q->dtype != WN_BF16)
         return wn_fail(at->error, WN_EFORMAT, "%s: %s is %s; expected float32, float16 or bfloat16",
-                       trace->path, first->q->name, wn_dtype_name(first->q->dtype));
+                       at->trace->path, q->name, wn_dtype_name(q->dtype));
     if (tokens < 1 || tokens > MAX_TOKENS || heads < 1 || heads > MAX_HEADS || dim < 1 ||
         dim > WN_MAX_HEAD_DIM || v_dim < 1 || v_dim > WN_MAX_HEAD_DIM)
         return wn_fail(at->error, WN_EFORMAT,
                        "%s: %s is [%" PRId64 ", %" PRId64 ", %" PRId64 "] and v has %" PRId64
                        " channels: out of range",
-                       trace->path, first->q->name, tokens, heads, dim, v_dim);
+                       at->trace->path, q->name, tokens, heads, dim, v_dim);
     if (kv_heads < 1 || kv_heads > heads || heads % kv_heads != 0)
         return wn_fail(at->error, WN_EFORMAT,
                        "%s: %" PRId64 " query heads cannot share %" PRId64 " KV heads evenly",
-                       trace->path, heads, kv_heads);
-    trace->tokens = tokens;
+                       at->trace->path, heads, kv_heads);
+    return WN_OK;
+}
+
+/* The geometry is what the first layer says; every layer is then held to it. */
+static wn_status read_geometry(const reading *at)
+{
+    wn_trace *trace = at->trace;
+    const wn_trace_layer *first = &trace->layers[0];
+    int64_t v_dim;
+    if (!has_a_form(first))
+        return wn_fail(at->error, WN_EFORMAT,
+                       "%s: layer %u lacks layers.%u.q, .k or .v of the shape [tokens, heads, "
+                       "channels], and layers.%u.kv [tokens, channels], which stands for k and v",
+                       trace->path, first->number, first->number, first->number);
+    trace->mla = (uint32_t)is_latent(first->k);
+    int64_t kv_heads = trace->mla ? 1 : first->k->shape[1];
+    wn_status status = read_value_dim(at, &v_dim);
+    if (status == WN_OK)
+        status = check_extents(at, kv_heads, v_dim);
+    if (status != WN_OK)
+        return status;
+    trace->tokens = first->q->shape[0];
     trace->dtype = first->q->dtype;
-    trace->num_heads = (uint32_t)heads;
+    trace->num_heads = (uint32_t)first->q->shape[1];
     trace->num_kv_heads = (uint32_t)kv_heads;
-    trace->head_dim = (uint32_t)dim;
+    trace->head_dim = (uint32_t)first->q->shape[2];
     trace->v_head_dim = (uint32_t)v_dim;
-    wn_status status = WN_OK;
     for (uint32_t i = 0; i < trace->num_layers && status == WN_OK; i++)
         status = check_layer(at, &trace->layers[i]);
     return status;
@@ -350,6 +432,18 @@ void wn_trace_close(wn_trace *trace)
     free(trace);
 }
 
+void wn_trace_drop(wn_trace *trace, const uint8_t *drop)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < trace->num_layers; i++) {
+        if (drop[i])
+            continue;
+        trace->layers[left] = trace->layers[i];
+        trace->layer_number[left++] = trace->layer_number[i];
+    }
+    trace->num_layers = left;
+}
+
 wn_tensor wn_trace_rows(const wn_safetensor *tensor, int64_t first, int64_t count)
 {
     int64_t shape[WN_MAX_DIMS];
@@ -360,6 +454,13 @@ wn_tensor wn_trace_rows(const wn_safetensor *tensor, int64_t first, int64_t coun
     /* The library reads q, k, v and inputs only; its tensor has no const. */
     char *data = (char *)(uintptr_t)tensor->data + (uint64_t)first * row_bytes;
     return wn_tensor_make(data, tensor->dtype, tensor->ndim, shape);
+}
+
+wn_tensor wn_trace_keys(const wn_trace *trace, uint32_t layer, int64_t first, int64_t count)
+{
+    wn_tensor rows = wn_trace_rows(trace->layers[layer].k, first, count);
+    return wn_tensor_make(rows.data, rows.dtype, 3,
+                          (int64_t[]){count, trace->num_kv_heads, trace->head_dim});
 }
 
 wn_model wn_trace_model(const wn_trace *trace)
@@ -374,6 +475,7 @@ wn_model wn_trace_model(const wn_trace *trace)
                       .max_position = (uint32_t)trace->tokens,
                       .softmax_scale = trace->softmax_scale,
                       .rope = WN_ROPE_NONE,
+                      .mla = trace->mla,
                       .layer_number = trace->layer_number,
                       .name = trace->model};
 }

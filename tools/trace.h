@@ -10,7 +10,8 @@
 #define WN_TRACE_MAX_INPUTS 8
 
 /* One layer. q [tokens, heads, head_dim], k [tokens, kv heads, head_dim],
- * v [tokens, kv heads, v_head_dim], all of trace->dtype. */
+ * v [tokens, kv heads, v_head_dim], all of trace->dtype. With MLA k is layers.N.kv [tokens,
+ * head_dim] and v is NULL: a token's value is the first v_head_dim channels of its k. */
 typedef struct wn_trace_layer {
     uint32_t number; /* N of layers.N */
     uint32_t num_inputs;
@@ -26,6 +27,7 @@ typedef struct wn_trace {
     const char *model; /* "" if the file does not say */
     float softmax_scale;
     uint32_t dtype; /* WN_F32, F16, BF16 */
+    uint32_t mla;   /* 1: one latent vector per token (wn_model.mla) */
     uint32_t num_layers, num_heads, num_kv_heads, head_dim, v_head_dim;
     int64_t tokens;
     int64_t context; /* tokens of the prompt; the others were generated one at a time */
@@ -41,9 +43,14 @@ wn_status wn_trace_open(const char *path, const int64_t *only, uint32_t num_only
                         wn_error *error);
 void wn_trace_close(wn_trace *trace); /* NULL is fine */
 
+/* Forgets the layers with drop[index] != 0; one must be left. drop: [trace->num_layers]. */
+void wn_trace_drop(wn_trace *trace, const uint8_t *drop);
+
 /* Rows [first, first + count) of a tensor of the trace, as the library takes them. Nothing is
  * copied. */
 wn_tensor wn_trace_rows(const wn_safetensor *tensor, int64_t first, int64_t count);
+/* The same of a layer's k, always as [count, kv heads, head_dim]. */
+wn_tensor wn_trace_keys(const wn_trace *trace, uint32_t layer, int64_t first, int64_t count);
 
 /* The model that the trace comes from: its geometry, with the trace's layers alone. Points into the
  * trace. */

@@ -24,23 +24,6 @@ static const wn_engine_options stage_options = {
     .struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 16, .max_tokens = 4096,
     .max_sequences = 16, .max_step_tokens = 2048};
 
-/* An engine that plays `plays`. WN_PASSED: it ran. Otherwise the test's outcome, with its text. */
-static wn_outcome perform(wn_trial *trial, const wn_stage_plugin *plugin,
-                          const wn_budgets *budgets, const wn_engine_options *options,
-                          wn_play *plays, uint32_t count, wn_play_report *report)
-{
-    wn_engine *engine = wn_stage_engine(plugin, budgets, options);
-    report->status = WN_ECONFIG;
-    if (engine == NULL)
-        return wn_trial_says(trial, WN_SKIPPED, "no engine: %s", wn_error_text());
-    wn_status status = wn_play_run(engine, &plugin->model, plays, count, WN_PLAY_WHOLE, report);
-    if (status != WN_OK)
-        wn_trial_says(trial, WN_SKIPPED, "a step fails: %s: %s", wn_status_text(status),
-                      wn_error_text());
-    wn_engine_free(engine);
-    return status == WN_OK ? WN_PASSED : WN_SKIPPED;
-}
-
 /* Plays of all the lengths, seeds apart. */
 static int open_ragged(const wn_trial *trial, const wn_stage_plugin *plugin, wn_play *plays)
 {
@@ -138,22 +121,6 @@ static wn_outcome selection_in_range_and_sorted(wn_trial *trial)
     return WN_PASSED;
 }
 
-/* The greatest distance between two outputs, NaN counting as infinite. */
-static double distance(const wn_model *model, const wn_play *a, const wn_play *b)
-{
-    size_t count = wn_play_out_count(model, a);
-    double greatest = 0;
-    for (size_t i = 0; i < count; i++) {
-        double each = fabs((double)a->out[i] - (double)b->out[i]);
-        greatest = isnan(each) ? INFINITY : fmax(greatest, each);
-    }
-    return greatest;
-}
-
-/* V lies in [-1, 1) and so does the output; both sums run in float32 over at most 300 keys, in
- * another order where a selection cuts the keys into other tiles. */
-#define DENSE_BOUND 2e-5
-
 static wn_outcome full_budget_equals_dense(wn_trial *trial)
 {
     wn_stage_plugin plugin;
@@ -168,36 +135,57 @@ static wn_outcome full_budget_equals_dense(wn_trial *trial)
     if (!wn_play_open(&plugin.model, trial->seed, 300, STEPS, &sparse) ||
         !wn_play_open(&plugin.model, trial->seed, 300, STEPS, &dense))
         return wn_trial_says(trial, WN_SKIPPED, "out of memory");
-    if (perform(trial, &plugin, NULL, &stage_options, &dense, 1, &report) != WN_PASSED)
+    if (wn_stage_perform(trial, &plugin, NULL, &stage_options, WN_PLAY_WHOLE, &dense, 1, &report) != WN_PASSED)
         return WN_SKIPPED;
-    if (perform(trial, &plugin, &greatest, &stage_options, &sparse, 1, &report) != WN_PASSED) {
+    if (wn_stage_perform(trial, &plugin, &greatest, &stage_options, WN_PLAY_WHOLE, &sparse, 1, &report) != WN_PASSED) {
         if (report.status == WN_EPLUGIN) /* selection-in-range-and-sorted is about that */
             return WN_SKIPPED;
         char reason[WN_TRIAL_TEXT / 2];
         snprintf(reason, sizeof reason, "%.1000s", trial->text);
         return wn_trial_says(trial, WN_FAILED, "with every BUDGET field at its greatest: %s", reason);
     }
-    double off = distance(&plugin.model, &sparse, &dense);
-    if (!(off <= DENSE_BOUND))
+    double off = wn_play_distance(&plugin.model, &sparse, &dense, 0);
+    if (!(off <= WN_PLAY_BOUND))
         return wn_trial_says(trial, WN_FAILED, "with every BUDGET field at its greatest the output "
                              "is %g away from dense attention, at most %g is allowed: the method "
-                             "leaves something out", off, DENSE_BOUND);
+                             "leaves something out", off, WN_PLAY_BOUND);
     return WN_PASSED;
 }
 
 /* ---------------------------------------------------------------- poison */
 
+/* What the last token saw on a layer and KV head: [tokens]. */
+static const uint8_t *seen_last(const wn_model *model, const wn_play *play, size_t layer, size_t head)
+{
+    size_t tokens = (size_t)(play->prompt + play->steps);
+    size_t row = (layer * tokens + tokens - 1) * model->num_kv_heads + head;
+    return play->visible + row * tokens;
+}
+
 /* Marks what the last step left out; how many rows that are. */
 static uint64_t poison_left_out(const wn_model *model, const wn_play *from, wn_play *to)
 {
     size_t tokens = (size_t)(from->prompt + from->steps);
-    size_t rows = (size_t)model->num_layers * tokens * model->num_kv_heads;
     uint64_t left_out = 0;
-    for (size_t i = 0; i < rows; i++) {
-        to->poison[i] = !from->attended[i];
-        left_out += to->poison[i];
-    }
+    for (size_t layer = 0; layer < model->num_layers; layer++)
+        for (size_t head = 0; head < model->num_kv_heads; head++) {
+            const uint8_t *seen = seen_last(model, from, layer, head);
+            for (size_t t = 0; t < tokens; t++) {
+                to->poison[(layer * tokens + t) * model->num_kv_heads + head] = !seen[t];
+                left_out += !seen[t];
+            }
+        }
     return left_out;
+}
+
+static int saw_the_same(const wn_model *model, const wn_play *a, const wn_play *b)
+{
+    for (size_t layer = 0; layer < model->num_layers; layer++)
+        for (size_t head = 0; head < model->num_kv_heads; head++)
+            if (memcmp(seen_last(model, a, layer, head), seen_last(model, b, layer, head),
+                       (size_t)(a->prompt + a->steps)) != 0)
+                return 0;
+    return 1;
 }
 
 /* The outputs of the last token, on every layer, bit for bit. */
@@ -224,14 +212,13 @@ static wn_outcome nan_in_unselected(wn_trial *trial)
     if (!wn_play_open(&plugin.model, trial->seed, 300, STEPS, &clean) ||
         !wn_play_open(&plugin.model, trial->seed, 300, STEPS, &poisoned))
         return wn_trial_says(trial, WN_SKIPPED, "out of memory");
-    if (perform(trial, &plugin, &tight, &stage_options, &clean, 1, &report) != WN_PASSED)
+    if (wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &clean, 1, &report) != WN_PASSED)
         return WN_SKIPPED;
     if (poison_left_out(&plugin.model, &clean, &poisoned) == 0)
         return wn_trial_says(trial, WN_SKIPPED, "it leaves no token out in generation");
-    if (perform(trial, &plugin, &tight, &stage_options, &poisoned, 1, &report) != WN_PASSED)
+    if (wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &poisoned, 1, &report) != WN_PASSED)
         return WN_SKIPPED;
-    size_t rows = (size_t)plugin.model.num_layers * (300 + STEPS) * plugin.model.num_kv_heads;
-    if (memcmp(clean.attended, poisoned.attended, rows) != 0)
+    if (!saw_the_same(&plugin.model, &clean, &poisoned))
         return wn_trial_says(trial, WN_SKIPPED, "its choice depends on V, so that V of what it "
                              "leaves out cannot be poisoned");
     if (!last_equal(&plugin.model, &clean, &poisoned))
@@ -269,7 +256,7 @@ static wn_outcome nan_in_unused_slots(wn_trial *trial)
     if (engine == NULL || !wn_play_open(&plugin.model, trial->seed, 100, STEPS, &clean) ||
         !wn_play_open(&plugin.model, trial->seed, 100, STEPS, &after))
         return wn_trial_says(trial, WN_SKIPPED, "no engine: %s", wn_error_text());
-    if (perform(trial, &plugin, &tight, &options, &clean, 1, &report) != WN_PASSED ||
+    if (wn_stage_perform(trial, &plugin, &tight, &options, WN_PLAY_WHOLE, &clean, 1, &report) != WN_PASSED ||
         soil(trial, engine, &plugin) != WN_PASSED)
         return WN_SKIPPED;
     wn_status status = wn_play_run(engine, &plugin.model, &after, 1, WN_PLAY_WHOLE, &report);
@@ -277,7 +264,7 @@ static wn_outcome nan_in_unused_slots(wn_trial *trial)
         return wn_trial_says(trial, WN_FAILED, "a sequence on pages that held NaN before fails: %s",
                              wn_error_text());
     wn_engine_free(engine);
-    if (distance(&plugin.model, &clean, &after) != 0)
+    if (wn_play_distance(&plugin.model, &clean, &after, 0) != 0)
         return wn_trial_says(trial, WN_FAILED, "what an earlier sequence left in its pages reaches "
                              "the output: slots beyond the length, or auxiliary memory, are read");
     return WN_PASSED;
@@ -295,13 +282,13 @@ static wn_outcome alone_equals_batch(wn_trial *trial)
         return WN_SKIPPED;
     wn_budgets_tight(&plugin, &tight);
     if (!open_ragged(trial, &plugin, together) ||
-        perform(trial, &plugin, &tight, &stage_options, together, NUM_LENGTHS, &report) != WN_PASSED)
+        wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, together, NUM_LENGTHS, &report) != WN_PASSED)
         return WN_SKIPPED;
     for (uint64_t i = 0; i < NUM_LENGTHS; i++) {
         if (!wn_play_open(&plugin.model, trial->seed + i, lengths[i], STEPS, &alone) ||
-            perform(trial, &plugin, &tight, &stage_options, &alone, 1, &report) != WN_PASSED)
+            wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &alone, 1, &report) != WN_PASSED)
             return WN_SKIPPED;
-        if (distance(&plugin.model, &together[i], &alone) != 0)
+        if (wn_play_distance(&plugin.model, &together[i], &alone, 0) != 0)
             return wn_trial_says(trial, WN_FAILED, "a prompt of %d tokens gives another output alone "
                                  "than in a batch", lengths[i]);
         wn_play_close(&alone);
@@ -331,11 +318,11 @@ static wn_outcome threads_do_not_matter(wn_trial *trial)
         return WN_SKIPPED;
     wn_budgets_tight(&plugin, &tight);
     if (!open_ragged(trial, &plugin, many) || !open_ragged(trial, &plugin, one) ||
-        perform(trial, &plugin, &tight, &stage_options, many, NUM_LENGTHS, &report) != WN_PASSED ||
-        perform(trial, &plugin, &tight, &options, one, NUM_LENGTHS, &report) != WN_PASSED)
+        wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, many, NUM_LENGTHS, &report) != WN_PASSED ||
+        wn_stage_perform(trial, &plugin, &tight, &options, WN_PLAY_WHOLE, one, NUM_LENGTHS, &report) != WN_PASSED)
         return WN_SKIPPED;
     for (int i = 0; i < NUM_LENGTHS; i++)
-        if (distance(&plugin.model, &many[i], &one[i]) != 0)
+        if (wn_play_distance(&plugin.model, &many[i], &one[i], 0) != 0)
             return wn_trial_says(trial, WN_FAILED, "a prompt of %d tokens gives another output on "
                                  "one thread than on several", lengths[i]);
     return WN_PASSED;
@@ -356,4 +343,18 @@ const wn_trial_test wn_behaviour_tests[] = {
      alone_equals_batch},
     {"threads-do-not-matter", "WN-P-19", "the output does not depend on threads or their order",
      threads_do_not_matter},
+    {"pages-do-not-matter", "WN-P-19", "the output does not depend on where a sequence's pages lie",
+     wn_test_pages_do_not_matter},
+    {"empty-request", "WN-P-19", "a request without tokens in a step runs and changes no other",
+     wn_test_empty_request},
+    {"chunked-prompt", "WN-P-25", "a prompt in chunks of 64 tokens gives what it gives at once",
+     wn_test_chunked_prompt},
+    {"fork-then-diverge", "WN-P-25", "a fork and its parent go on as sequences of their own would",
+     wn_test_fork_then_diverge},
+    {"truncate-then-append", "WN-P-25", "a sequence cut back to its prompt goes on as a fresh one",
+     wn_test_truncate_then_append},
+    {"oracle-identity", "WN-P-27", "output and LSE are those of the dense softmax over what was kept",
+     wn_test_oracle_identity},
+    {"config-every-field", "WN-P-12", "every field at its limits, beyond them, of a wrong type, and at "
+     "random: runs or is refused with a reason", wn_test_config_every_field},
     {NULL, NULL, NULL, NULL}};

@@ -196,15 +196,29 @@ static int field_name(const char *name)
     return length > 0 && length < 64 && name[length] == '\0';
 }
 
+/* What an entry of a configuration says about any algorithm: a field of that name is never read. */
+static int taken_name(const char *name)
+{
+    static const char *const taken[] = {"algorithm", "phases", "layers", "ignore"};
+    for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
+        if (strcmp(name, taken[i]) == 0)
+            return 1;
+    return 0;
+}
+
 static wn_outcome judge_field(wn_trial *trial, const wn_config_field *field)
 {
     int required = (field->flags & WN_FIELD_REQUIRED) != 0;
     int ranged = field->type == WN_FIELD_INT || field->type == WN_FIELD_FLOAT ||
-                 field->type == WN_FIELD_PHASE_FLOAT || field->type == WN_FIELD_INT_LIST;
+                 field->type == WN_FIELD_PHASE_FLOAT || field->type == WN_FIELD_INT_LIST ||
+                 field->type == WN_FIELD_NUMBER_MAP;
     if (!field_name(field->name))
         return wn_trial_says(trial, WN_FAILED, "field name \"%s\": expected 1 to 63 of a-z 0-9 _",
                              field->name != NULL ? field->name : "(NULL)");
-    if (field->type < WN_FIELD_INT || field->type > WN_FIELD_INT_LIST)
+    if (taken_name(field->name))
+        return wn_trial_says(trial, WN_FAILED, "field name \"%s\": every entry of a configuration "
+                             "has a key of that name already", field->name);
+    if (field->type < WN_FIELD_INT || field->type > WN_FIELD_NUMBER_MAP)
         return wn_trial_says(trial, WN_FAILED, "\"%s\": unknown type %u", field->name, field->type);
     if ((field->flags & ~(uint32_t)(WN_FIELD_REQUIRED | WN_FIELD_BUDGET)) != 0 || field->reserved != 0)
         return wn_trial_says(trial, WN_FAILED, "\"%s\": unknown flags 0x%x or reserved not 0",
@@ -218,7 +232,8 @@ static wn_outcome judge_field(wn_trial *trial, const wn_config_field *field)
     if (ranged && !(field->least <= field->greatest))
         return wn_trial_says(trial, WN_FAILED, "\"%s\": range %g to %g is empty", field->name,
                              field->least, field->greatest);
-    if ((field->flags & WN_FIELD_BUDGET) != 0 && !ranged)
+    if ((field->flags & WN_FIELD_BUDGET) != 0 &&
+        (!ranged || field->type == WN_FIELD_NUMBER_MAP))
         return wn_trial_says(trial, WN_FAILED, "\"%s\": a budget must be a number", field->name);
     if ((field->type == WN_FIELD_ENUM) != (field->enum_names != NULL && field->enum_names[0] != NULL))
         return wn_trial_says(trial, WN_FAILED, "\"%s\": names belong to fields of type ENUM, which "
@@ -258,7 +273,7 @@ static wn_outcome defaults_valid(wn_trial *trial)
         if (field->default_text == NULL)
             continue;
         wn_status status = wn_value_read(field, field->default_text, &value, why, sizeof why);
-        free((void *)(uintptr_t)value.list);
+        wn_value_free(&value);
         if (status != WN_OK)
             return wn_trial_says(trial, WN_FAILED, "default of %s", why);
     }

@@ -17,7 +17,10 @@ static int write_config(const wn_stage_plugin *plugin, const wn_budgets *budgets
                         budgets != NULL ? plugin->algorithm : "dense");
     for (uint32_t i = 0; budgets != NULL && i < plugin->schema->num_fields; i++) {
         const wn_config_field *field = &plugin->schema->fields[i];
-        if ((field->flags & WN_FIELD_BUDGET) != 0 && !isnan(budgets->value[i]))
+        const char *given = budgets->text[i] != NULL ? budgets->text[i] : value;
+        if (given != value)
+            ; /* taken as it is */
+        else if ((field->flags & WN_FIELD_BUDGET) != 0 && !isnan(budgets->value[i]))
             snprintf(value, sizeof value, field->type == WN_FIELD_INT ? "%.0f" :
                      field->type == WN_FIELD_INT_LIST ? "[%.0f]" : "%.17g", budgets->value[i]);
         else if ((field->flags & WN_FIELD_REQUIRED) != 0)
@@ -26,12 +29,12 @@ static int write_config(const wn_stage_plugin *plugin, const wn_budgets *budgets
             continue;
         if (used < 0 || (size_t)used >= capacity)
             return -1;
-        used += snprintf(text + used, capacity - (size_t)used, "  %s: %s\n", field->name, value);
+        used += snprintf(text + used, capacity - (size_t)used, "  %s: %s\n", field->name, given);
     }
     return used >= 0 && (size_t)used < capacity ? used : -1;
 }
 
-static wn_config *make_config(const wn_stage_plugin *plugin, const wn_budgets *budgets)
+wn_config *wn_stage_config(const wn_stage_plugin *plugin, const wn_budgets *budgets)
 {
     char text[8192];
     wn_config *config = NULL;
@@ -42,9 +45,9 @@ static wn_config *make_config(const wn_stage_plugin *plugin, const wn_budgets *b
     return config;
 }
 
-static int accepted(const wn_stage_plugin *plugin, const wn_budgets *budgets)
+int wn_stage_accepts(const wn_stage_plugin *plugin, const wn_budgets *budgets)
 {
-    wn_config *config = make_config(plugin, budgets);
+    wn_config *config = wn_stage_config(plugin, budgets);
     int fine = config != NULL && wn_engine_check(plugin->registry, config, &plugin->model, NULL,
                                                  NULL, NULL) == WN_OK;
     wn_config_free(config);
@@ -74,7 +77,7 @@ static int find_self(wn_trial *trial, wn_stage_plugin *plugin)
     return 0;
 }
 
-int wn_stage_find(wn_trial *trial, wn_stage_plugin *plugin)
+int wn_stage_open(wn_trial *trial, wn_stage_plugin *plugin)
 {
     char directory[4096];
     wn_budgets budgets;
@@ -95,25 +98,36 @@ int wn_stage_find(wn_trial *trial, wn_stage_plugin *plugin)
         wn_trial_says(trial, WN_SKIPPED, "more than %d fields", WN_STAGE_MAX_FIELDS);
         return 0;
     }
-    if (plugin->schema->inputs != NULL && plugin->schema->inputs[0] != NULL) {
-        wn_trial_says(trial, WN_SKIPPED, "it needs the model's \"%s\", of which the validator knows "
-                      "no shape", plugin->schema->inputs[0]);
-        return 0;
-    }
     wn_budgets_default(plugin, &budgets);
     for (uint32_t i = 0; wn_trial_model(i, &plugin->model); i++)
-        if (accepted(plugin, &budgets))
+        if (wn_stage_accepts(plugin, &budgets))
             return 1;
     wn_trial_says(trial, WN_SKIPPED, "its defaults suit none of the validator's models: %s",
                   wn_error_text());
     return 0;
 }
 
+int wn_stage_needs_inputs(const wn_stage_plugin *plugin)
+{
+    return plugin->schema->inputs != NULL && plugin->schema->inputs[0] != NULL;
+}
+
+int wn_stage_find(wn_trial *trial, wn_stage_plugin *plugin)
+{
+    if (!wn_stage_open(trial, plugin))
+        return 0;
+    if (wn_stage_needs_inputs(plugin))
+        wn_trial_says(trial, WN_SKIPPED, "every step must bring the model's \"%s\": its shape and "
+                      "its meaning are between model and plugin, so that the validator cannot make "
+                      "one up", plugin->schema->inputs[0]);
+    return !wn_stage_needs_inputs(plugin);
+}
+
 /* ---------------------------------------------------------------- budgets */
 
 void wn_budgets_default(const wn_stage_plugin *plugin, wn_budgets *budgets)
 {
-    budgets->count = 0;
+    memset(budgets, 0, sizeof *budgets);
     for (uint32_t i = 0; i < plugin->schema->num_fields; i++) {
         budgets->value[i] = NAN;
         budgets->count += (plugin->schema->fields[i].flags & WN_FIELD_BUDGET) != 0;
@@ -140,7 +154,7 @@ void wn_budgets_tight(const wn_stage_plugin *plugin, wn_budgets *budgets)
             budgets->value[i] = field->type == WN_FIELD_INT || field->type == WN_FIELD_INT_LIST
                                     ? inside
                                     : field->least + (field->greatest - field->least) * size / 1024;
-            if (accepted(plugin, budgets))
+            if (wn_stage_accepts(plugin, budgets))
                 break;
         }
         if (size > 256)
@@ -152,10 +166,26 @@ wn_engine *wn_stage_engine(const wn_stage_plugin *plugin, const wn_budgets *budg
                            const wn_engine_options *options)
 {
     wn_engine *engine = NULL;
-    wn_config *config = make_config(plugin, budgets);
+    wn_config *config = wn_stage_config(plugin, budgets);
     if (config == NULL || wn_engine_create(plugin->registry, config, &plugin->model, options,
                                            &engine) != WN_OK)
         engine = NULL;
     wn_config_free(config);
     return engine;
+}
+
+wn_outcome wn_stage_perform(wn_trial *trial, const wn_stage_plugin *plugin,
+                            const wn_budgets *budgets, const wn_engine_options *options,
+                            uint32_t mode, wn_play *plays, uint32_t count, wn_play_report *report)
+{
+    wn_engine *engine = wn_stage_engine(plugin, budgets, options);
+    report->status = WN_ECONFIG;
+    if (engine == NULL)
+        return wn_trial_says(trial, WN_SKIPPED, "no engine: %s", wn_error_text());
+    wn_status status = wn_play_run(engine, &plugin->model, plays, count, mode, report);
+    if (status != WN_OK)
+        wn_trial_says(trial, WN_SKIPPED, "a step fails: %s: %s", wn_status_text(status),
+                      wn_error_text());
+    wn_engine_free(engine);
+    return status == WN_OK ? WN_PASSED : WN_SKIPPED;
 }

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_NAME = 64 }; /* characters of a word or of a path of keys, its end included */
+
 static const char *skip_spaces(const char *at)
 {
     while (isspace((unsigned char)*at))
@@ -124,6 +126,93 @@ static wn_status read_list(const wn_config_field *field, const char *text, wn_va
     return WN_OK;
 }
 
+/* Room for what a text can hold at most: pointers to names, then the names themselves. */
+static char **make_names(const char *text)
+{
+    size_t most = strlen(text) + 1;
+    return calloc(most * (sizeof(char *) + MOST_NAME), 1);
+}
+
+static char *name_room(char **names, const char *text, uint32_t number)
+{
+    return (char *)(names + strlen(text) + 1) + (size_t)number * MOST_NAME;
+}
+
+/* The length of the word at the start, or 0: neither a point nor what YAML reads as something else. */
+static size_t word(const char *at)
+{
+    size_t length = strspn(at, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
+    return length < MOST_NAME ? length : 0;
+}
+
+/* [a, b] */
+static wn_status read_words(const wn_config_field *field, const char *text, wn_value *value,
+                            char *why, size_t capacity)
+{
+    const char *at = skip_spaces(text);
+    char **names = make_names(text);
+    value->names = (const char *const *)names;
+    if (names == NULL)
+        return WN_ENOMEM;
+    if (*at != '[')
+        return fail(why, capacity, field, text, "is not a list like [a, b]");
+    for (at = skip_spaces(at + 1); *at != ']'; at = skip_spaces(at + (*at == ','))) {
+        size_t length = word(at);
+        if (length == 0)
+            return fail(why, capacity, field, text, "is not a list of words");
+        names[value->count] = name_room(names, text, value->count);
+        memcpy(names[value->count++], at, length);
+        at = skip_spaces(at + length);
+    }
+    return WN_OK;
+}
+
+/* One mapping, `at` behind its brace; nested ones by recursion. prefix: "" or "outer.". Returns what
+ * follows the closing brace, or NULL. */
+static const char *read_mapping(const wn_config_field *field, const char *text, const char *at,
+                                const char *prefix, wn_value *value)
+{
+    for (at = skip_spaces(at); *at != '}'; at = skip_spaces(at + (*at == ','))) {
+        char name[MOST_NAME];
+        double *numbers = (double *)(uintptr_t)value->numbers;
+        size_t length = word(at);
+        const char *behind = skip_spaces(at + length);
+        int fits = snprintf(name, sizeof name, "%s%.*s", prefix, (int)length, at) < MOST_NAME - 1;
+        if (length == 0 || !fits || *behind != ':')
+            return NULL;
+        at = skip_spaces(behind + 1);
+        if (*at == '{') {
+            at = read_mapping(field, text, at + 1, strcat(name, "."), value);
+        } else {
+            char **names = (char **)(uintptr_t)value->names;
+            if (!number(at, &numbers[value->count], &at) || !in_range(field, numbers[value->count]))
+                return NULL;
+            names[value->count] = strcpy(name_room(names, text, value->count), name);
+            value->count++;
+        }
+        if (at == NULL)
+            return NULL;
+        at = skip_spaces(at);
+    }
+    return at + 1;
+}
+
+/* {a: 1, b: {c: 2}} */
+static wn_status read_map(const wn_config_field *field, const char *text, wn_value *value, char *why,
+                          size_t capacity)
+{
+    const char *at = skip_spaces(text);
+    value->names = (const char *const *)make_names(text);
+    value->numbers = calloc(strlen(text) + 1, sizeof(double));
+    if (value->names == NULL || value->numbers == NULL)
+        return WN_ENOMEM;
+    at = *at == '{' ? read_mapping(field, text, at + 1, "", value) : NULL;
+    if (at == NULL || *skip_spaces(at) != '\0')
+        return fail(why, capacity, field, text,
+                    "is not a mapping of numbers in the field's range like {a: 1, b: {c: 2}}");
+    return WN_OK;
+}
+
 static wn_status read_name(const wn_config_field *field, const char *text, wn_value *value,
                            char *why, size_t capacity)
 {
@@ -159,6 +248,10 @@ wn_status wn_value_read(const wn_config_field *field, const char *text, wn_value
         return read_phases(field, text, value, why, why_capacity);
     case WN_FIELD_INT_LIST:
         return read_list(field, text, value, why, why_capacity);
+    case WN_FIELD_STRING_LIST:
+        return read_words(field, text, value, why, why_capacity);
+    case WN_FIELD_NUMBER_MAP:
+        return read_map(field, text, value, why, why_capacity);
     default:
         return fail(why, why_capacity, field, text, "belongs to a field of unknown type");
     }
@@ -177,6 +270,10 @@ int wn_required_text(const wn_config_field *field, char *text, size_t capacity)
         return snprintf(text, capacity, "%s", field->enum_names[0]);
     case WN_FIELD_INT_LIST:
         return snprintf(text, capacity, "[%.17g]", field->least);
+    case WN_FIELD_STRING_LIST:
+        return snprintf(text, capacity, "[]");
+    case WN_FIELD_NUMBER_MAP:
+        return snprintf(text, capacity, "{a: %.17g}", field->least);
     default:
         return snprintf(text, capacity, "%s", "");
     }
@@ -205,9 +302,19 @@ wn_value *wn_trial_values(const wn_config_interface *config, char *why, size_t w
     return values;
 }
 
+void wn_value_free(wn_value *value)
+{
+    free((void *)(uintptr_t)value->list);
+    free((void *)(uintptr_t)value->names);
+    free((void *)(uintptr_t)value->numbers);
+    value->list = NULL;
+    value->names = NULL;
+    value->numbers = NULL;
+}
+
 void wn_trial_values_free(wn_value *values, uint32_t num_fields)
 {
     for (uint32_t i = 0; values != NULL && i < num_fields; i++)
-        free((void *)(uintptr_t)values[i].list);
+        wn_value_free(&values[i]);
     free(values);
 }

@@ -7,10 +7,12 @@
 
 #include <stddef.h>
 
-/* Reads text as a user would write it for this field and checks its range. value: filled; its list
- * is allocated. On failure why (why_capacity bytes) says what is wrong. */
+/* Reads text as a user would write it for this field and checks its range. value: filled; its lists
+ * are allocated and freed by wn_value_free, after a failure too. On failure why (why_capacity bytes)
+ * says what is wrong. */
 wn_status wn_value_read(const wn_config_field *field, const char *text, wn_value *value, char *why,
                         size_t why_capacity);
+void wn_value_free(wn_value *value);
 
 /* One value per field: the default; for a required field the least (a number), the first name (an
  * enum), false, or an empty text. Freed by wn_trial_values_free. NULL: a default cannot be read. */

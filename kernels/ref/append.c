@@ -1,43 +1,12 @@
 /* append.c: new tokens on their way into the cache: rotation, scale, quantisation, scatter. All in
  * doubles: a key is rounded once, when it is stored. */
+#include "kernels/block_scale.h"
 #include "kernels/kv_element.h"
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/rotation.h"
 #include "kernels/tensor_element.h"
-
-/* cos and sin of a token's position times each frequency; the same for all its heads. */
-typedef struct rotation {
-    double cosine[WN_MAX_HEAD_DIM / 2], sine[WN_MAX_HEAD_DIM / 2];
-} rotation;
-
-static void make_rotation(const wn_append_args *args, int64_t token, rotation *r)
-{
-    if (args->rope == WN_ROPE_NONE)
-        return;
-    for (uint32_t i = 0; i < args->rope_dim / 2; i++) {
-        double frequency = args->rope_inverse_frequency != NULL
-                               ? args->rope_inverse_frequency[i]
-                               : pow(args->rope_theta, -2.0 * i / args->rope_dim);
-        double angle = args->position[token] * frequency;
-        r->cosine[i] = cos(angle);
-        r->sine[i] = sin(angle);
-    }
-}
-
-/* Rotates x, one head's vector, in place. */
-static void rotate(const wn_append_args *args, const rotation *r, double *x)
-{
-    uint32_t pairs = args->rope == WN_ROPE_NONE ? 0 : args->rope_dim / 2;
-    x += args->rope_offset;
-    for (uint32_t i = 0; i < pairs; i++) {
-        double *a = args->rope == WN_ROPE_HALF_SPLIT ? &x[i] : &x[2 * i];
-        double *b = args->rope == WN_ROPE_HALF_SPLIT ? &x[i + pairs] : &x[2 * i + 1];
-        double turned = *a * r->cosine[i] - *b * r->sine[i];
-        *b = *b * r->cosine[i] + *a * r->sine[i];
-        *a = turned;
-    }
-}
 
 static void load_vector(const wn_tensor *tensor, int64_t token, int64_t head, double *x)
 {
@@ -46,14 +15,32 @@ static void load_vector(const wn_tensor *tensor, int64_t token, int64_t head, do
 }
 
 /* Reads the whole vector before it writes: q_out may be q. */
-static void rotate_q(const wn_append_args *args, const rotation *r, int64_t token)
+static void rotate_q(const wn_append_args *args, const wn_rotation *r, int64_t token)
 {
     double x[WN_MAX_HEAD_DIM];
     for (int64_t h = 0; h < args->q.shape[1]; h++) {
         load_vector(&args->q, token, h, x);
-        rotate(args, r, x);
+        wn_rotation_apply(r, x);
         for (int64_t d = 0; d < args->q.shape[2]; d++)
             wn_tensor_store(&args->q_out, token, h, d, x[d]);
+    }
+}
+
+/* Writes an MLA record. The scale of 128 codes is FlashMLA's: 2^ceil(log2(max(amax / 448, 1e-4))),
+ * in floats. A power of two is exact in every reader, bfloat16 ones included. */
+static void store_record(uint8_t *record, const double *x)
+{
+    for (int64_t block = 0; block < WN_MLA_LATENT_DIM / WN_MLA_CODES_PER_SCALE; block++) {
+        int64_t first = block * WN_MLA_CODES_PER_SCALE;
+        float full = wn_greatest_magnitude(x + first, WN_MLA_CODES_PER_SCALE) / 448;
+        float scale = wn_power_of_two_above(full > 1e-4f ? full : 1e-4f);
+        memcpy(record + WN_MLA_SCALES_AT + block * 4, &scale, sizeof scale);
+        for (int64_t d = first; d < first + WN_MLA_CODES_PER_SCALE; d++)
+            record[d] = wn_e4m3_from_double(x[d] / scale);
+    }
+    for (int64_t i = 0; i < WN_MLA_ROPE_DIM; i++) {
+        uint16_t bits = wn_bf16_from_double(x[WN_MLA_LATENT_DIM + i]);
+        memcpy(record + WN_MLA_ROPE_AT + i * 2, &bits, sizeof bits);
     }
 }
 
@@ -62,14 +49,13 @@ static void store_vector(const wn_append_args *args, const wn_kv_view *view, int
                          int64_t head, const double *x)
 {
     int64_t page = slot / args->tokens_per_page, place = slot % args->tokens_per_page;
-    if (view->scale != NULL) {
-        double greatest = 0; /* infinities are left to saturate */
-        for (uint32_t d = 0; d < view->dim; d++)
-            if (isfinite(x[d]) && fabs(x[d]) > greatest)
-                greatest = fabs(x[d]);
-        view->scale[wn_kv_scale_offset(view, page, head, place)] =
-            wn_scale_of(greatest / view->tensor_scale, view->dtype);
+    if (view->layout == WN_LAYOUT_MLA_FP8) {
+        store_record(wn_kv_record(view, page, head, place), x);
+        return;
     }
+    if (view->scale != NULL)
+        view->scale[wn_kv_scale_offset(view, page, head, place)] =
+            wn_scale_of(wn_greatest_magnitude(x, view->dim) / view->tensor_scale, view->dtype);
     double scale = wn_kv_scale(view, page, head, place);
     for (uint32_t d = 0; d < view->dim; d++)
         wn_store(view->data, view->dtype,
@@ -79,8 +65,8 @@ static void store_vector(const wn_append_args *args, const wn_kv_view *view, int
 static void append_token(void *argument, int64_t token)
 {
     const wn_append_args *args = argument;
-    rotation r;
-    make_rotation(args, token, &r);
+    wn_rotation r;
+    WN_ROTATION_OF(args, token, &r);
     if (args->q.data != NULL)
         rotate_q(args, &r, token);
     if (args->k.data == NULL || args->slot[token] < 0)
@@ -89,10 +75,12 @@ static void append_token(void *argument, int64_t token)
     for (int64_t h = 0; h < args->k.shape[1]; h++) {
         double x[WN_MAX_HEAD_DIM];
         load_vector(&args->k, token, h, x);
-        rotate(args, &r, x);
+        wn_rotation_apply(&r, x);
         store_vector(args, &args->k_cache, slot, h, x);
-        load_vector(&args->v, token, h, x);
-        store_vector(args, &args->v_cache, slot, h, x);
+        if (args->v.data != NULL) {
+            load_vector(&args->v, token, h, x);
+            store_vector(args, &args->v_cache, slot, h, x);
+        }
         if (args->key_position != NULL)
             args->key_position[slot / args->tokens_per_page * args->key_position_page_stride +
                                h * args->key_position_head_stride + slot % args->tokens_per_page] =
@@ -132,10 +120,10 @@ static wn_status validate_rope(const wn_append_args *args)
         return wn_fail(args->error, WN_EINVAL, "append: rope is %u, expected 0 .. 2", args->rope);
     if (args->rope == WN_ROPE_NONE)
         return WN_OK;
-    if (args->rope_dim == 0 || args->rope_dim % 2 != 0)
+    if (args->rope_dim == 0 || args->rope_dim % 2 != 0 || args->rope_dim > WN_MAX_HEAD_DIM)
         return wn_fail(args->error, WN_EINVAL,
-                       "append: rope_dim is %u, expected an even number of channels",
-                       args->rope_dim);
+                       "append: rope_dim is %u, expected an even number of channels, at most %d",
+                       args->rope_dim, WN_MAX_HEAD_DIM);
     if (args->rope_inverse_frequency == NULL && !(args->rope_theta > 0))
         return wn_fail(args->error, WN_EINVAL,
                        "append: rope_theta is %g; give a positive one or rope_inverse_frequency",
@@ -160,14 +148,19 @@ static wn_status validate_q(const wn_append_args *args)
     return status;
 }
 
+/* Records hold one vector per token. */
 static wn_status validate_cache(const wn_append_args *args, const char *name,
                                 const wn_tensor *tensor, const wn_kv_view *view, int which)
 {
-    wn_status status = wn_check_pool(args->error, "append", view, args->tokens_per_page, which);
+    wn_status status =
+        wn_check_pool(args->error, "append", which == WN_OPERAND_K ? "k_cache" : "v_cache", view,
+                      args->tokens_per_page, which);
     if (status == WN_OK)
         status = wn_check_extent(args->error, "append", name, tensor, 2, view->dim);
     if (status == WN_OK)
         status = wn_check_extent(args->error, "append", name, tensor, 1, args->k.shape[1]);
+    if (status == WN_OK && view->layout == WN_LAYOUT_MLA_FP8)
+        status = wn_check_extent(args->error, "append", name, tensor, 1, 1);
     if (status == WN_OK && view->data == NULL)
         return wn_fail(args->error, WN_EINVAL, "append: the cache for %s has no data", name);
     if (status == WN_OK && view->scale != NULL && wn_greatest_code(view->dtype) == 0)
@@ -183,7 +176,7 @@ static wn_status validate_kv(const wn_append_args *args)
     if (args->k.data == NULL)
         return WN_OK;
     wn_status status = validate_operand(args, "k", &args->k, 1);
-    if (status == WN_OK)
+    if (status == WN_OK && args->v.data != NULL)
         status = validate_operand(args, "v", &args->v, 0);
     if (status != WN_OK)
         return status;
@@ -193,7 +186,7 @@ static wn_status validate_kv(const wn_append_args *args)
     if (args->key_position != NULL && args->position == NULL)
         return wn_fail(args->error, WN_EINVAL, "append: key_position needs the tokens' positions");
     status = validate_cache(args, "k", &args->k, &args->k_cache, WN_OPERAND_K);
-    if (status == WN_OK)
+    if (status == WN_OK && args->v.data != NULL)
         status = validate_cache(args, "v", &args->v, &args->v_cache, WN_OPERAND_V);
     return status;
 }

@@ -151,6 +151,11 @@ static wn_status check_policy(const wn_attend_args *a, const char *op, bool by_k
                        "%s: tile policy of kind %u with tile_q %u, tile_k %u, expected kind 0 .. "
                        "%d, tile_q <= 64, tile_k <= 256",
                        op, p->kind, p->tile_q, p->tile_k, WN_TILE_VOTE);
+    if (p->flags > WN_TILE_TWO_PASS || (p->flags != 0 && (!by_kv_head || p->kind == WN_TILE_VOTE)))
+        return wn_fail(a->error, WN_EINVAL,
+                       "%s: tile policy of kind %u with flags %u: expected 0, or WN_TILE_TWO_PASS "
+                       "(%d), which is for generation and kind %d alone",
+                       op, p->kind, p->flags, WN_TILE_TWO_PASS, WN_TILE_SKIP_SOFTMAX);
     if (p->kind == WN_TILE_SKIP_SOFTMAX && p->log_threshold == NULL && a->kv.batch > 0)
         return wn_fail(a->error, WN_EINVAL, "%s: the tile policy has no log_threshold", op);
     if (p->kind == WN_TILE_VOTE && p->vote == NULL)

@@ -95,6 +95,10 @@ static inline bool wn_ref_policy_votes(const wn_tile_policy *policy)
 {
     return policy != NULL && policy->kind != WN_TILE_NONE;
 }
+static inline bool wn_ref_policy_two_pass(const wn_tile_policy *policy)
+{
+    return policy->kind == WN_TILE_SKIP_SOFTMAX && (policy->flags & WN_TILE_TWO_PASS);
+}
 /* Lets the unit vote on its tiles and adds to its counters. */
 void wn_ref_vote(const wn_ref_unit *unit, wn_ref_votes *votes);
 /* Without a policy: only the counters. */

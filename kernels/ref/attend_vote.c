@@ -1,7 +1,8 @@
 /* attend_vote.c: before a unit attends, its rows go through the tiles in order and vote which of
  * them to leave out. A tile is left out if every row that sees any of it agrees; it then changes
  * nothing, the running maxima included. Taking the votes first costs the scores twice, and in turn
- * attention needs to hold only a few rows at a time. */
+ * attention needs to hold only a few rows at a time. With WN_TILE_TWO_PASS the maxima are those of
+ * all keys, found by going through the tiles once before. */
 #include "kernels/ref/attend.h"
 
 #include <math.h>
@@ -45,7 +46,8 @@ typedef struct ballot {
     const wn_ref_unit *unit;
     int64_t tile, keys; /* the tile being voted on; its keys that some row sees */
     double tile_max[WN_MAX_VOTING_ROWS];
-    double running_max[WN_MAX_VOTING_ROWS]; /* of the tiles kept so far */
+    double running_max[WN_MAX_VOTING_ROWS]; /* of the tiles kept so far; two passes: of all */
+    bool two_pass;
     wn_attend_counters counted;
 } ballot;
 
@@ -55,14 +57,18 @@ static double greater(double a, double b)
     return b > a || isnan(b) ? b : a;
 }
 
+/* Two passes: a row's greatest tile stays even with a threshold above 0, or nothing would. */
 static bool decide(const wn_tile_policy *policy, const wn_tile_stats *stats)
 {
     if (policy->kind == WN_TILE_VOTE)
         return policy->vote(policy->context, stats) == 1;
-    for (uint32_t i = 0; i < stats->rows; i++)
-        if (!(stats->tile_max[i] - stats->running_max[i] <
-              (double)policy->log_threshold[stats->request]))
+    for (uint32_t i = 0; i < stats->rows; i++) {
+        double threshold = (double)policy->log_threshold[stats->request];
+        if (!(stats->tile_max[i] - stats->running_max[i] < threshold))
             return false;
+        if (wn_ref_policy_two_pass(policy) && stats->tile_max[i] == stats->running_max[i])
+            return false;
+    }
     return true;
 }
 
@@ -90,7 +96,7 @@ static bool agreed(const ballot *b)
 static void close_tile(ballot *b, wn_ref_votes *votes)
 {
     if (b->keys > 0) {
-        bool skip = b->counted.tiles_seen > 0 && agreed(b);
+        bool skip = (b->counted.tiles_seen > 0 || b->two_pass) && agreed(b);
         b->counted.tiles_seen++;
         b->counted.tiles_skipped += skip;
         b->counted.keys_read += b->keys;
@@ -105,14 +111,36 @@ static void close_tile(ballot *b, wn_ref_votes *votes)
         b->tile_max[r] = -INFINITY;
 }
 
-void wn_ref_vote(const wn_ref_unit *unit, wn_ref_votes *votes)
+/* Raises each row's maximum by its scores for a strip. */
+static void raise_maxima(const wn_ref_unit *unit, const wn_ref_strip *strip, double *maximum)
 {
     double score[WN_REF_STRIP_KEYS];
+    for (int64_t r = 0; r < wn_ref_rows(unit); r++) {
+        wn_ref_row row = wn_ref_row_of(unit, r);
+        maximum[r] = greater(maximum[r], wn_ref_row_scores(unit, &row, strip, score));
+    }
+}
+
+/* The first of two passes. */
+static void find_maxima(ballot *b, wn_ref_strip *strip)
+{
+    for (wn_ref_walk walk = wn_ref_walk_begin(b->unit); wn_ref_walk_next(&walk, strip);) {
+        if (wn_ref_strip_seen(b->unit, strip, 0, wn_ref_rows(b->unit)) == 0)
+            continue;
+        wn_ref_strip_load_k(b->unit, strip);
+        raise_maxima(b->unit, strip, b->running_max);
+    }
+}
+
+void wn_ref_vote(const wn_ref_unit *unit, wn_ref_votes *votes)
+{
     wn_ref_strip strip;
-    ballot b = {.unit = unit};
+    ballot b = {.unit = unit, .two_pass = wn_ref_policy_two_pass(unit->args->tile)};
     memset(votes, 0, sizeof *votes);
     for (int64_t r = 0; r < wn_ref_rows(unit); r++)
         b.tile_max[r] = b.running_max[r] = -INFINITY;
+    if (b.two_pass)
+        find_maxima(&b, &strip);
     for (wn_ref_walk walk = wn_ref_walk_begin(unit); wn_ref_walk_next(&walk, &strip);) {
         if (strip.tile != b.tile)
             close_tile(&b, votes);
@@ -122,10 +150,7 @@ void wn_ref_vote(const wn_ref_unit *unit, wn_ref_votes *votes)
             continue;
         b.keys += keys;
         wn_ref_strip_load_k(unit, &strip);
-        for (int64_t r = 0; r < wn_ref_rows(unit); r++) {
-            wn_ref_row row = wn_ref_row_of(unit, r);
-            b.tile_max[r] = greater(b.tile_max[r], wn_ref_row_scores(unit, &row, &strip, score));
-        }
+        raise_maxima(unit, &strip, b.tile_max);
     }
     close_tile(&b, votes);
     publish(unit, &b.counted);

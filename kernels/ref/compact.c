@@ -6,12 +6,19 @@
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
 
-/* One token's codes and scale, from one slot's address to another's. */
+/* One token's codes and scale, from one slot's address to another's. No data: V is a part of K. */
 static void move_codes(const wn_kv_view *view, uint32_t tokens_per_page, int64_t head,
                        int64_t from_page, int64_t from_place, int64_t to_page, int64_t to_place)
 {
     uint32_t bytes = wn_number_bytes(view->dtype);
     uint8_t *data = view->data;
+    if (data == NULL)
+        return;
+    if (view->layout == WN_LAYOUT_MLA_FP8) {
+        memcpy(wn_kv_record(view, to_page, head, to_place),
+               wn_kv_record(view, from_page, head, from_place), WN_MLA_RECORD_BYTES);
+        return;
+    }
     for (int64_t d = 0; d < view->dim; d++)
         memcpy(data + wn_kv_offset(view, tokens_per_page, to_page, head, to_place, d) * bytes,
                data + wn_kv_offset(view, tokens_per_page, from_page, head, from_place, d) * bytes,
@@ -97,10 +104,11 @@ static wn_status validate(const wn_compact_args *args)
     if (kv->batch == 0 || kv->num_kv_heads == 0)
         return WN_OK;
     if (args->indices == NULL || args->offsets == NULL || kv->length == NULL ||
-        kv->page_table == NULL || kv->k.data == NULL || kv->v.data == NULL)
+        kv->page_table == NULL || kv->k.data == NULL)
         return wn_fail(args->error, WN_EINVAL,
-                       "compact: indices, offsets, length, page_table, K and V must be given");
-    wn_status status = wn_check_paged(args->error, "compact", kv, WN_OPERAND_K | WN_OPERAND_V);
+                       "compact: indices, offsets, length, page_table and K must be given");
+    int pools = WN_OPERAND_K | (kv->v.data != NULL ? WN_OPERAND_V : 0);
+    wn_status status = wn_check_paged(args->error, "compact", kv, pools);
     for (uint32_t b = 0; status == WN_OK && b < kv->batch; b++) {
         if (args->offsets[b] < 0 || args->offsets[b + 1] < args->offsets[b])
             return wn_fail(args->error, WN_EINVAL,

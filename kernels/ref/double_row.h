@@ -5,16 +5,29 @@
 
 #include "kernels/kv_element.h"
 
-/* The key or value in a slot of a request: view->dim numbers, code * scale. */
-static inline void wn_ref_load_slot(const wn_paged_kv *kv, const wn_kv_view *view, int64_t request,
-                                    int64_t head, int64_t slot, double *row)
+/* The key or value of a token: view->dim numbers, code * scale. */
+static inline void wn_ref_load_token(const wn_kv_view *view, uint32_t tokens_per_page, int64_t page,
+                                     int64_t head, int64_t place, double *row)
 {
-    int64_t page = wn_kv_page(kv, request, slot), place = slot % kv->tokens_per_page;
+    if (view->layout == WN_LAYOUT_MLA_FP8) {
+        const uint8_t *record = wn_kv_record(view, page, head, place);
+        for (int64_t d = 0; d < view->dim; d++)
+            row[d] = wn_mla_record_value(record, d);
+        return;
+    }
     double scale = wn_kv_scale(view, page, head, place);
     for (int64_t d = 0; d < view->dim; d++)
         row[d] = wn_load(view->data, view->dtype,
-                         wn_kv_offset(view, kv->tokens_per_page, page, head, place, d)) *
+                         wn_kv_offset(view, tokens_per_page, page, head, place, d)) *
                  scale;
+}
+
+/* The same of the token in a slot of a request. */
+static inline void wn_ref_load_slot(const wn_paged_kv *kv, const wn_kv_view *view, int64_t request,
+                                    int64_t head, int64_t slot, double *row)
+{
+    wn_ref_load_token(view, kv->tokens_per_page, wn_kv_page(kv, request, slot), head,
+                      slot % kv->tokens_per_page, row);
 }
 
 /* `count` elements of a tensor's data, `stride` apart. */

@@ -19,6 +19,7 @@ typedef struct group {
     int64_t channels; /* how many count, and which */
     int32_t channel[WN_MAX_HEAD_DIM];
     bool maximum[WN_MAX_HEAD_DIM]; /* of those: is it the maximum that is compared? */
+    double scale[HEADS];
     wn_ref_log_sum total[HEADS];
 } group;
 
@@ -55,6 +56,21 @@ static void choose_channels(group *g)
     }
 }
 
+/* What a head's dot products are multiplied by. A head whose counted channels are all 0 scores 0
+ * everywhere, whatever its scale. */
+static double head_scale(const group *g, int64_t head)
+{
+    int64_t dim = g->args->q.shape[2];
+    double counted = 0, all = 0;
+    if (g->args->temperature == WN_TEMPERATURE_PLAIN)
+        return g->args->softmax_scale;
+    for (int64_t i = 0; i < g->channels; i++)
+        counted += fabs(query(g, head, g->channel[i]));
+    for (int64_t c = 0; c < dim; c++)
+        all += fabs(query(g, head, c));
+    return counted == 0 ? 1 : 1 / sqrt((double)dim * counted / all);
+}
+
 /* a_h of `count` landmarks from `first`. landmarks: their counted channels, one after another. */
 static void head_scores(const group *g, int64_t head, const double *landmarks, int64_t count,
                         double *score)
@@ -63,8 +79,7 @@ static void head_scores(const group *g, int64_t head, const double *landmarks, i
     for (int64_t i = 0; i < g->channels; i++)
         row[i] = query(g, head, g->channel[i]);
     for (int64_t l = 0; l < count; l++)
-        score[l] =
-            g->args->softmax_scale * wn_ref_dot(row, landmarks + l * g->channels, g->channels);
+        score[l] = g->scale[head] * wn_ref_dot(row, landmarks + l * g->channels, g->channels);
 }
 
 static void load_landmark(const group *g, int64_t landmark, double *row)
@@ -91,14 +106,23 @@ static void each_strip(group *g,
     }
 }
 
+/* How many members of the softmax a landmark stands for: its tokens, or itself. */
+static double members(const group *g, int64_t landmark)
+{
+    int64_t size = g->args->landmarks.landmark_size;
+    if (g->args->length == NULL)
+        return 1;
+    int64_t left = g->args->length[g->request] - landmark * size;
+    return (double)(left < size ? left : size);
+}
+
 static void add_to_totals(group *g, int64_t first, int64_t count, const double *landmarks)
 {
     double score[STRIP];
-    (void)first;
     for (int64_t h = 0; h < g->heads; h++) {
         head_scores(g, h, landmarks, count, score);
         for (int64_t l = 0; l < count; l++)
-            wn_ref_log_sum_add(&g->total[h], score[l]);
+            wn_ref_log_sum_add(&g->total[h], score[l] + log(members(g, first + l)));
     }
 }
 
@@ -129,9 +153,11 @@ static void scores_body(void *argument, int64_t i)
     if (a->q_row[g.request] < 0)
         return;
     g.count = a->count[g.request];
-    for (int64_t h = 0; h < g.heads; h++)
-        g.total[h] = (wn_ref_log_sum){-INFINITY, 0};
     choose_channels(&g);
+    for (int64_t h = 0; h < g.heads; h++) {
+        g.total[h] = (wn_ref_log_sum){-INFINITY, 0};
+        g.scale[h] = head_scale(&g, h);
+    }
     each_strip(&g, add_to_totals);
     each_strip(&g, write_scores);
 }
@@ -163,17 +189,32 @@ static wn_status check_shapes(const wn_landmark_scores_args *a, const char *op)
     return WN_OK;
 }
 
+static wn_status check_request(const wn_landmark_scores_args *a, const char *op, uint32_t b)
+{
+    if (a->q_row[b] >= a->q.shape[0] || a->count[b] < 0 || a->count[b] > a->scores.shape[2])
+        return wn_fail(
+            a->error, WN_EINVAL,
+            "%s: request %u asks with row %d of %lld about %d landmarks, scores has room "
+            "for %lld",
+            op, b, a->q_row[b], (long long)a->q.shape[0], a->count[b],
+            (long long)a->scores.shape[2]);
+    if (a->length != NULL && a->count[b] > 0 &&
+        ((int64_t)a->count[b] - 1) * a->landmarks.landmark_size >= a->length[b])
+        return wn_fail(a->error, WN_EINVAL,
+                       "%s: request %u has %d landmarks of %u tokens, too many for its %d tokens",
+                       op, b, a->count[b], a->landmarks.landmark_size, a->length[b]);
+    return WN_OK;
+}
+
 static wn_status check(const wn_landmark_scores_args *a)
 {
     const char *op = "landmark_scores";
     wn_status status = check_shapes(a, op);
+    if (status == WN_OK && a->temperature > WN_TEMPERATURE_SPARQ)
+        return wn_fail(a->error, WN_EINVAL, "%s: temperature is %u, expected %d or %d", op,
+                       a->temperature, WN_TEMPERATURE_PLAIN, WN_TEMPERATURE_SPARQ);
     for (uint32_t b = 0; status == WN_OK && b < a->batch; b++)
-        if (a->q_row[b] >= a->q.shape[0] || a->count[b] < 0 || a->count[b] > a->scores.shape[2])
-            status = wn_fail(a->error, WN_EINVAL,
-                             "%s: request %u asks with row %d of %lld about %d landmarks, scores "
-                             "has room for %lld",
-                             op, b, a->q_row[b], (long long)a->q.shape[0], a->count[b],
-                             (long long)a->scores.shape[2]);
+        status = check_request(a, op, b);
     return status;
 }
 

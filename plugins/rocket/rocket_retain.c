@@ -33,10 +33,10 @@ static uint64_t place(const rocket *self, int32_t length, void *workspace, retai
     return space.used;
 }
 
-uint64_t rocket_retain_workspace(const rocket *self, const wn_step_limits *limits)
+uint64_t rocket_keep_workspace(const rocket *self, int32_t length)
 {
     retain_space unused;
-    return place(self, (int32_t)limits->max_length, NULL, &unused);
+    return place(self, length, NULL, &unused);
 }
 
 int32_t rocket_retained_count(void *instance, int32_t length)
@@ -45,8 +45,7 @@ int32_t rocket_retained_count(void *instance, int32_t length)
     return length < self->prompt_budget ? length : self->prompt_budget;
 }
 
-/* The view of request b alone. */
-static wn_paged_kv one_request(const wn_paged_kv *kv, uint32_t b)
+wn_paged_kv rocket_one_request(const wn_paged_kv *kv, uint32_t b)
 {
     wn_paged_kv one = *kv;
     one.page_table += b * kv->page_table_stride;
@@ -73,7 +72,7 @@ static wn_status score(const rocket *self, const wn_step_args *args, uint32_t b,
               .stride = {window * heads * dim, heads * dim, dim, 1},
               .dtype = model->dtype,
               .ndim = 4},
-        .kv = one_request(&args->kv, b),
+        .kv = rocket_one_request(&args->kv, b),
         .softmax_scale = args->softmax_scale,
         .normalise = self->normalise,
         .scores = {.data = space->scores,
@@ -113,26 +112,23 @@ static wn_status choose(const rocket *self, const wn_step_args *args, int32_t pr
     return status != WN_OK ? status : args->ops->topk(&topk);
 }
 
-static wn_status retain_request(const rocket *self, const wn_step_args *args, uint32_t b,
-                                wn_selection *out)
+wn_status rocket_keep(const rocket *self, const wn_step_args *args, uint32_t b, void *workspace,
+                      int32_t *to, int64_t head_stride)
 {
-    const int32_t length = args->kv.length[b], kept = out->offsets[b + 1] - out->offsets[b];
+    const int32_t length = args->kv.length[b], kept = rocket_retained_count((void *)self, length);
+    const int32_t prefix = length - self->window_size, from_prefix = kept - self->window_size;
+    retain_space space;
     if (kept == length) { /* nothing to choose */
         for (uint32_t h = 0; h < self->model->num_kv_heads; h++)
             for (int32_t slot = 0; slot < length; slot++)
-                out->indices[h * out->head_stride + out->offsets[b] + slot] = slot;
+                to[h * head_stride + slot] = slot;
         return WN_OK;
     }
-    const int32_t prefix = length - self->window_size, from_prefix = kept - self->window_size;
-    retain_space space;
-    place(self, length, args->workspace, &space);
+    place(self, length, workspace, &space);
     wn_status status = score(self, args, b, prefix, &space);
     if (status == WN_OK)
         status = choose(self, args, prefix, &space);
-    if (status != WN_OK)
-        return status;
-    for (uint32_t h = 0; h < self->model->num_kv_heads; h++) {
-        int32_t *to = out->indices + h * out->head_stride + out->offsets[b];
+    for (uint32_t h = 0; h < self->model->num_kv_heads && status == WN_OK; h++, to += head_stride) {
         /* A NaN among the keys makes all scores of a head NaN, and none is chosen then: the first
          * slots stay, because how many stay must not depend on the scores. */
         const int chosen = space.chosen_count[h] == from_prefix;
@@ -141,7 +137,7 @@ static wn_status retain_request(const rocket *self, const wn_step_args *args, ui
         for (int32_t i = 0; i < self->window_size; i++)
             to[from_prefix + i] = prefix + i;
     }
-    return WN_OK;
+    return status;
 }
 
 wn_status rocket_retain(void *instance, const wn_step_args *args, wn_selection *out)
@@ -159,6 +155,7 @@ wn_status rocket_retain(void *instance, const wn_step_args *args, wn_selection *
     out->head_stride = out->offsets[args->batch];
     wn_status status = WN_OK;
     for (uint32_t b = 0; b < args->batch && status == WN_OK; b++)
-        status = retain_request(self, args, b, out);
+        status = rocket_keep(self, args, b, args->workspace, out->indices + out->offsets[b],
+                             out->head_stride);
     return status;
 }

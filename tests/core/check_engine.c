@@ -65,6 +65,8 @@ check_text check_write(const wn_model *m, uint32_t tokens, uint64_t *random)
     text.q = fill((size_t)tokens * m->num_heads * m->head_dim, random);
     text.k = fill((size_t)tokens * m->num_kv_heads * m->head_dim, random);
     text.v = fill((size_t)tokens * m->num_kv_heads * dv, random);
+    for (uint32_t t = 0; m->mla && t < tokens; t++)
+        memcpy(text.v + (size_t)t * dv, text.k + (size_t)t * m->head_dim, dv * sizeof *text.v);
     return text;
 }
 
@@ -114,7 +116,7 @@ wn_status check_step(check_engine *c, wn_sequence sequence, const check_text *te
         status = wn_attention(batch, layer,
                               WN_ARGS(wn_attention_args, .q = tokens_of(q, n, m->num_heads, m->head_dim),
                                       .k = tokens_of(k, n, m->num_kv_heads, m->head_dim),
-                                      .v = tokens_of(v, n, m->num_kv_heads, dv),
+                                      .v = m->mla ? (wn_tensor){0} : tokens_of(v, n, m->num_kv_heads, dv),
                                       .out = tokens_of(o, n, m->num_heads, dv),
                                       .lse = wn_tensor_make(l, WN_F32, 2,
                                                             (int64_t[]){n, m->num_heads})));

@@ -6,7 +6,8 @@
 #include "tests/suite.h"
 #include "winnow/winnow.h"
 
-/* Tokens of one sequence as a model would hand them over, layer 0's; layer l's are those plus l. */
+/* Tokens of one sequence as a model would hand them over, layer 0's; layer l's are those, scaled a
+ * little. v of an MLA model is the front of k, for check_dense; the engine is not given it. */
 typedef struct check_text {
     uint32_t tokens;
     float *q, *k, *v; /* [tokens, heads, dim], [tokens, kv_heads, dim] */

@@ -223,9 +223,64 @@ static void choices_can_be_read(void)
     check_close(&c);
 }
 
+/* Two batches side by side, each with both phases and two methods: each finds on layer 1 what it left
+ * on layer 0 (the probe looks). */
+static void step_memory_lives_as_long_as_the_step(void)
+{
+    check_engine c = {0};
+    wn_batch *batch[2];
+    float data[8 * 48] = {0};
+    check_open(&c, "sparse_attention_config:\n  - {algorithm: probe, select: 3, memory: 1000}\n"
+                   "  - {algorithm: other, tile: true, memory: 77}\n", &small);
+    wn_tensor q = wn_tensor_make(data, WN_F32, 3, (int64_t[]){4, 6, 8});
+    wn_tensor kv = wn_tensor_make(data, WN_F32, 3, (int64_t[]){4, 2, 8});
+    for (uint32_t round = 0; round < 3; round++) {
+        wn_sequence s[4];
+        for (uint32_t i = 0; i < 4; i++)
+            wn_sequence_create(c.engine, &s[i]);
+        for (uint32_t i = 0; i < 2; i++) {
+            wn_batch_item items[] = {item_of(s[2 * i], 3, WN_ITEM_CONTEXT), item_of(s[2 * i + 1], 1, 0)};
+            CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, items, 2, &batch[i]), WN_OK);
+        }
+        for (uint32_t layer = 0; layer < 2; layer++)
+            for (uint32_t i = 0; i < 2; i++) {
+                wn_status status = wn_attention(batch[i], layer, WN_ARGS(wn_attention_args, .q = q,
+                                                                         .k = kv, .v = kv, .out = q));
+                CU_ASSERT_EQUAL(status, WN_OK);
+                if (status != WN_OK)
+                    printf("\n  %s\n", wn_error_text());
+            }
+        for (uint32_t i = 0; i < 2; i++)
+            CU_ASSERT_EQUAL(wn_batch_end(batch[i]), WN_OK);
+        for (uint32_t i = 0; i < 4; i++)
+            CU_ASSERT_EQUAL(wn_sequence_free(c.engine, s[i]), WN_OK);
+    }
+    check_close(&c);
+}
+
+/* What the methods ask for is in the plan, per phase; nothing asked for takes nothing. */
+static void step_memory_is_planned(void)
+{
+    wn_memory_plan plan[3];
+    static const char *const memory[] = {"0", "640", "1280"};
+    for (uint32_t i = 0; i < 3; i++) {
+        char yaml[128];
+        check_engine c = {0};
+        snprintf(yaml, sizeof yaml, "sparse_attention_config: {algorithm: probe, select: 3, memory: "
+                                    "%s}\n", memory[i]);
+        check_open(&c, yaml, &small);
+        CU_ASSERT_EQUAL(wn_engine_memory(c.engine, &plan[i]), WN_OK);
+        check_close(&c);
+    }
+    CU_ASSERT_EQUAL(plan[1].workspace_bytes - plan[0].workspace_bytes, 2 * 640);
+    CU_ASSERT_EQUAL(plan[2].workspace_bytes - plan[0].workspace_bytes, 2 * 1280);
+}
+
 WN_SUITE("core.batch", {"bad items are refused", bad_items_are_refused},
          {"out of pages harms nobody", out_of_pages_harms_nobody},
          {"a sequence is in one batch", a_sequence_is_in_one_batch},
          {"abort restores or frees", abort_restores_or_frees},
          {"pools follow their pages", pools_follow_their_pages},
-         {"choices can be read", choices_can_be_read})
+         {"choices can be read", choices_can_be_read},
+         {"step memory lives as long as the step", step_memory_lives_as_long_as_the_step},
+         {"step memory is planned", step_memory_is_planned})

@@ -202,6 +202,57 @@ static void faulty_schemas_are_refused(void)
     check_fault(nameless, "the schema's field 0 has no name");
 }
 
+static const wn_config_field composite[] = {
+    FIELD(WN_FIELD_STRING_LIST, "names", "[hnd, \"a b\"]", 0, 0, .reserved = 0),
+    FIELD(WN_FIELD_NUMBER_MAP, "factors", NULL, 0, INFINITY, .reserved = 0),
+    FIELD(WN_FIELD_INT_LIST, "roles", "[1, 2]", 0, 9, .reserved = 0),
+    FIELD(WN_FIELD_STRING, "formula", "a * exp(b * x)", 0, 0, .reserved = 0),
+};
+static const wn_config_interface of_lists = {
+    .struct_size = WN_SIZEOF(wn_config_interface), .num_fields = 4, .fields = composite};
+
+/* Every kind of list in one block: nothing overlaps, nothing points into the text. */
+static void lists_and_maps_are_packed(void)
+{
+    wn_value *v = bind_to(&of_lists, "{algorithm: x}", WN_OK);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(v);
+    CU_ASSERT(v[0].count == 2 && v[0].has_value && !v[0].is_set && !v[1].has_value);
+    CU_ASSERT_STRING_EQUAL(v[0].names[1], "a b");
+    wn_values_free(v, 4);
+    v = bind_to(
+        &of_lists,
+        "{names: [x, 5, yy], roles: [7], factors: {prefill: {a: 7.5, b: 2}, decode: {a: 1}}}",
+        WN_OK);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(v);
+    CU_ASSERT_EQUAL_FATAL(v[0].count, 3);
+    CU_ASSERT_STRING_EQUAL(v[0].names[0], "x");
+    CU_ASSERT_STRING_EQUAL(v[0].names[1], "5");
+    CU_ASSERT_STRING_EQUAL(v[0].names[2], "yy");
+    CU_ASSERT_EQUAL_FATAL(v[1].count, 3);
+    CU_ASSERT_STRING_EQUAL(v[1].names[0], "prefill.a");
+    CU_ASSERT_STRING_EQUAL(v[1].names[2], "decode.a");
+    CU_ASSERT(v[1].numbers[0] == 7.5 && v[1].numbers[1] == 2 && v[1].numbers[2] == 1);
+    CU_ASSERT(v[0].numbers == NULL && v[0].list == NULL && v[1].list == NULL);
+    CU_ASSERT(v[2].count == 1 && v[2].list[0] == 7 && v[2].names == NULL);
+    CU_ASSERT_STRING_EQUAL(v[3].s, "a * exp(b * x)");
+    wn_values_free(v, 4);
+    v = bind_to(&of_lists, "{names: []}", WN_OK);
+    CU_ASSERT(v != NULL && v[0].count == 0 && v[0].is_set && v[0].has_value);
+    wn_values_free(v, 4);
+}
+
+static void bad_lists_and_maps_are_named(void)
+{
+    bind_to(&of_lists, "{names: x, factors: {a: -1}}", WN_ECONFIG);
+    CU_ASSERT_STRING_EQUAL(reasons.text,
+                           "f:1:9: \"names\" is x: expected a list of words ([a, b])\n"
+                           "f:1:25: \"factors.a\" is -1: expected a number of at least 0");
+    bind_to(&of_lists, "{names: [x, [y], null]}", WN_ECONFIG);
+    CU_ASSERT_STRING_EQUAL(reasons.text, "f:1:13: \"names\" is a list: expected a word\n"
+                                         "f:1:18: \"names\" is null: expected a word");
+    wn_reasons_clear(&reasons);
+}
+
 /* A plugin of a later minor version has longer fields. */
 static void longer_fields_are_stepped_over(void)
 {
@@ -225,5 +276,7 @@ WN_SUITE("core.schema", {"defaults are filled in", defaults_are_filled_in},
          {"all errors are told in order", all_errors_are_told_in_order},
          {"defaults alone need nothing", defaults_alone_need_nothing},
          {"values point nowhere else", values_point_nowhere_else},
+         {"lists and maps are packed", lists_and_maps_are_packed},
+         {"bad lists and maps are named", bad_lists_and_maps_are_named},
          {"faulty schemas are refused", faulty_schemas_are_refused},
          {"longer fields are stepped over", longer_fields_are_stepped_over})

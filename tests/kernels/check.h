@@ -116,8 +116,19 @@ typedef struct wn_tolerance {
     X("merge_states", WN_F32, 1e-6, 1e-6)                                                          \
     X("merge_states", WN_F16, 1e-6, 0x1p-10)                                                       \
     X("merge_states", WN_BF16, 1e-6, 0x1p-7)                                                       \
+    X("mla", WN_F32, 2e-5, 2e-5)                                                                   \
+    X("mla", WN_F16, 2e-3, 2e-3)                                                                   \
+    X("mla", WN_BF16, 1e-2, 1e-2)                                                                  \
     X("window_scores", WN_F32, 1e-6, 2e-5)                                                         \
     X("landmark_scores", WN_F32, 1e-6, 2e-5)                                                       \
+    X("rope", WN_F32, 1e-6, 1e-6)                                                                  \
+    X("rope", WN_F16, 1e-6, 0x1p-10)                                                               \
+    X("rope", WN_BF16, 1e-6, 0x1p-7)                                                               \
+    X("hadamard", WN_F32, 1e-9, 0x1p-23)                                                           \
+    X("hadamard", WN_F16, 0x1p-24, 0x1p-10)                                                        \
+    X("hadamard", WN_BF16, 1e-9, 0x1p-7)                                                           \
+    X("indexer_append", 0, 0, 0)                                                                   \
+    X("indexer_topk", WN_F32, 1e-6, 1e-6)                                                          \
     X("quantise", 0, 0, 0)                                                                         \
     X("dequantise", WN_F32, 0x1p-149, 0x1p-23)                                                     \
     X("dequantise", WN_F16, 0x1p-24, 0x1p-10)                                                      \
@@ -160,7 +171,8 @@ double wn_check_at(const wn_tensor *tensor, int64_t i, int64_t j, int64_t k, int
 
 /* ---- paged caches: check_pages.c */
 
-enum { WN_CHECK_HND, WN_CHECK_NHD, WN_CHECK_VEC, WN_CHECK_LAYOUTS };
+/* MLA: one head, V is the first v_dim channels of K; with F8_E4M3, records of WN_LAYOUT_MLA_FP8. */
+enum { WN_CHECK_HND, WN_CHECK_NHD, WN_CHECK_VEC, WN_CHECK_MLA, WN_CHECK_LAYOUTS };
 
 typedef struct wn_cache_shape {
     uint32_t batch, num_kv_heads, k_dim, v_dim;
@@ -187,7 +199,8 @@ typedef struct wn_check_cache {
 } wn_check_cache;
 void wn_check_cache_make(wn_check *check, const wn_cache_shape *shape, wn_check_cache *cache);
 /* A shape drawn at random: everything but the lengths, which are written to length[batch], each in
- * [0, max_length]; batch <= 4. Dims are odd, tail or vector sizes up to 40. */
+ * [0, max_length]; batch <= 4. Dims are odd, tail or vector sizes up to 40. A cache of MLA records,
+ * whose dims are large, is shorter. */
 wn_cache_shape wn_check_cache_shape(wn_check *check, uint32_t dtype, int32_t *length,
                                     int32_t max_length);
 
@@ -195,10 +208,22 @@ wn_cache_shape wn_check_cache_shape(wn_check *check, uint32_t dtype, int32_t *le
 double wn_check_k(const wn_paged_kv *kv, int64_t request, int64_t head, int64_t slot, int64_t d);
 double wn_check_v(const wn_paged_kv *kv, int64_t request, int64_t head, int64_t slot, int64_t d);
 int64_t wn_check_position(const wn_paged_kv *kv, int64_t request, int64_t head, int64_t slot);
-/* Offset in elements of an element, and in floats of a scale. */
+/* Is V a part of K? Then what is said of V's buffers is not: there are none. */
+bool wn_check_is_mla(const wn_paged_kv *kv);
+/* Offset in elements of an element (not of MLA records), and in floats of a scale. */
 int64_t wn_check_element(const wn_kv_view *view, uint32_t tokens_per_page, int64_t page,
                          int64_t head, int64_t place, int64_t d);
 int64_t wn_check_scale_element(const wn_kv_view *view, int64_t page, int64_t head, int64_t place);
+
+/* Bytes from view->data to an MLA record. */
+int64_t wn_check_record(const wn_kv_view *view, int64_t page, int64_t place);
+/* Copies the codes of a token between two images of the pool, whatever the layout. */
+void wn_check_copy_codes(const wn_kv_view *view, uint32_t tokens_per_page, int64_t head,
+                         uint8_t *to, int64_t to_page, int64_t to_place, const uint8_t *from,
+                         int64_t from_page, int64_t from_place);
+/* Makes all codes of a token NaN; int8 has none and stays. */
+void wn_check_poison_codes(const wn_kv_view *view, uint32_t tokens_per_page, int64_t page,
+                           int64_t head, int64_t place);
 
 /* ---- the checks: one for each line of ops.def, or test_ops.c does not link */
 

@@ -138,6 +138,29 @@ static void thresholds_are_monotone(wn_check *check, bool by_kv_head, int count)
     }
 }
 
+/* The greatest score of all is not below the greatest so far: two passes leave out what one does,
+ * and maybe more. */
+static void two_passes_skip_more(wn_check *check, int count)
+{
+    for (int i = 0; i < count; i++) {
+        wn_attend_case c;
+        wn_check_case(check, "two passes, number %d", i);
+        wn_attend_case_make(check, &c, true, WN_CASE_POLICY | WN_CASE_COUNTERS);
+        c.policy.kind = WN_TILE_SKIP_SOFTMAX;
+        c.policy.flags = 0;
+        wn_attend_counters one = count_at(&c, -0.5f);
+        c.policy.flags = WN_TILE_TWO_PASS;
+        wn_attend_counters two = count_at(&c, -0.5f), all = count_at(&c, INFINITY);
+        wn_check_equal(check, "tiles_seen", 0, two.tiles_seen, one.tiles_seen);
+        if (two.tiles_skipped < one.tiles_skipped)
+            wn_check_fail(check, "%lld tiles are skipped, %lld by one pass",
+                          (long long)two.tiles_skipped, (long long)one.tiles_skipped);
+        if (all.tiles_seen > 0 && all.tiles_skipped == all.tiles_seen)
+            wn_check_fail(check, "no tile with a greatest score was kept");
+        wn_attend_case_free(&c);
+    }
+}
+
 /* -inf never agrees: dense, bit for bit. */
 static void infinite_threshold_is_dense(wn_check *check, bool by_kv_head, int count)
 {
@@ -151,6 +174,7 @@ static void infinite_threshold_is_dense(wn_check *check, bool by_kv_head, int co
             threshold[b] = -INFINITY;
         wn_tile_policy policy = {.struct_size = WN_SIZEOF(wn_tile_policy),
                                  .kind = WN_TILE_SKIP_SOFTMAX,
+                                 .flags = by_kv_head && i % 3 > 0 ? WN_TILE_TWO_PASS : 0,
                                  .tile_k = 16u >> i % 3,
                                  .tile_q = 1u << i % 5,
                                  .log_threshold = threshold};
@@ -232,7 +256,7 @@ static void refusals(wn_check *check, bool by_kv_head)
     wn_attend_case c;
     wn_check_case(check, "refusals");
     wn_attend_case_make(check, &c, by_kv_head, WN_CASE_SELECTION | WN_CASE_POLICY);
-    while (c.args.kv.batch == 0 || c.selection.rows < 2) {
+    while (c.args.kv.batch == 0 || c.selection.rows < 2 || c.args.kv.k.dtype == WN_U8) {
         wn_attend_case_free(&c);
         wn_check_case(check, "refusals");
         wn_attend_case_make(check, &c, by_kv_head, WN_CASE_SELECTION | WN_CASE_POLICY);
@@ -254,6 +278,11 @@ static void refusals(wn_check *check, bool by_kv_head)
     REFUSED(c, policy.tile_k = 257, WN_EINVAL);
     REFUSED(c, policy.kind = 3, WN_EINVAL);
     REFUSED(c, (policy.kind = WN_TILE_VOTE, policy.vote = NULL), WN_EINVAL);
+    REFUSED(c, (policy.kind = WN_TILE_VOTE, policy.flags = WN_TILE_TWO_PASS), WN_EINVAL);
+    REFUSED(c, policy.flags = WN_TILE_TWO_PASS << 1, WN_EINVAL);
+    if (!by_kv_head)
+        REFUSED(c, (policy.kind = WN_TILE_SKIP_SOFTMAX, policy.flags = WN_TILE_TWO_PASS),
+                WN_EINVAL);
     wn_attend_case_free(&c);
 }
 
@@ -267,6 +296,8 @@ static void all(wn_check *check, bool by_kv_head)
     batch_invariance(check, by_kv_head, 12);
     thresholds_are_monotone(check, by_kv_head, 12);
     infinite_threshold_is_dense(check, by_kv_head, 12);
+    if (by_kv_head)
+        two_passes_skip_more(check, 12);
     dropped_mass(check, by_kv_head, 12);
     refusals(check, by_kv_head);
 }

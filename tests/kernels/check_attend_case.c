@@ -31,13 +31,18 @@ static void make_cache(wn_attend_case *c)
     static const uint32_t dims[] = {1, 8, 40, 64, 80, 128, 200};
     int32_t length[WN_CASE_BATCH] = {0};
     wn_cache_shape shape = wn_check_cache_shape(c->check, dtypes[below(c, 5)], length, 90);
-    shape.batch = batches[below(c, 7)];
+    bool records =
+        shape.layout == WN_CHECK_MLA && shape.dtype == WN_F8_E4M3; /* large as they are */
+    if (!records)
+        shape.batch = batches[below(c, 7)];
     for (uint32_t b = 0; b < shape.batch; b++)
-        length[b] = (int32_t)(below(c, 6) == 0 ? below(c, 3) : below(c, 90));
-    if (below(c, 2) && shape.layout != WN_CHECK_VEC)
+        length[b] = (int32_t)(below(c, 6) == 0 ? below(c, 3) : below(c, records ? 25 : 90));
+    if (below(c, 2) && shape.layout != WN_CHECK_VEC && !records)
         shape.k_dim = dims[below(c, 7)];
-    if (below(c, 2))
+    if (below(c, 2) && !records)
         shape.v_dim = dims[below(c, 7)];
+    if (shape.layout == WN_CHECK_MLA && shape.v_dim > shape.k_dim)
+        shape.v_dim = shape.k_dim;
     shape.tensor_scale = shape.token_scales || below(c, 2) ? shape.tensor_scale : 0.25f;
     wn_check_cache_make(c->check, &shape, &c->cache);
     wn_attend_args *a = &c->args;
@@ -215,6 +220,8 @@ static void make_policy(wn_attend_case *c)
                           .kind = WN_TILE_SKIP_SOFTMAX + below(c, 2),
                           .tile_q = tiles_q[below(c, 5)],
                           .tile_k = tiles_k[below(c, 7)]};
+    if (c->by_kv_head && p->kind == WN_TILE_SKIP_SOFTMAX)
+        p->flags = below(c, 2) * WN_TILE_TWO_PASS;
     threshold = -0.05 - 0.5 * below(c, 4);
     p->log_threshold = wn_check_input(c->check, c->args.kv.batch * sizeof *p->log_threshold);
     for (uint32_t b = 0; b < c->args.kv.batch; b++)
@@ -322,16 +329,22 @@ typedef struct unit {
     bool *kept;    /* [length] no vote left it out */
 } unit;
 
-/* Greatest of a row over the slots of a tile, -inf if it sees none; and over the kept ones before
- * it. */
+static bool is_two_pass(const wn_attend_case *c)
+{
+    return c->args.tile != NULL && (c->policy.flags & WN_TILE_TWO_PASS);
+}
+
+/* Greatest of a row over the slots of a tile, -inf if it sees none; and over those that it is
+ * compared with: the kept ones before it, or all. */
 static double tile_greatest(const wn_attend_case *c, const head_data *x, const unit *u, int64_t r,
-                            int64_t tile, bool before)
+                            int64_t tile, bool others)
 {
     int64_t tile_k = c->args.tile != NULL && c->policy.tile_k > 0 ? c->policy.tile_k : 64;
     double top = -INFINITY;
     for (int64_t j = 0; j < u->length; j++) {
         int64_t t = x->ordinal[j] / tile_k;
-        if (x->ordinal[j] >= 0 && (before ? t < tile && u->kept[j] : t == tile))
+        bool other = is_two_pass(c) || (t < tile && u->kept[j]);
+        if (x->ordinal[j] >= 0 && (others ? other : t == tile))
             top = fmax(top, u->score[r * u->length + j]); /* fmax passes over NaN */
     }
     return top;
@@ -369,7 +382,7 @@ static void vote_on_tiles(wn_attend_case *c, const head_data *x, unit *u)
         }
         if (keys == 0)
             continue;
-        bool dropped = seen_tiles++ > 0 && tile_is_dropped(c, x, u, tile);
+        bool dropped = (seen_tiles++ > 0 || is_two_pass(c)) && tile_is_dropped(c, x, u, tile);
         for (int64_t j = 0; j < u->length; j++)
             if (dropped && x->ordinal[j] >= 0 && x->ordinal[j] / tile_k == tile)
                 u->kept[j] = false;
@@ -483,7 +496,7 @@ void wn_attend_case_poison(wn_attend_case *c)
     for (int64_t b = 0; b < kv->batch && !c->ambiguous; b++)
         for (int64_t g = 0; g < kv->num_kv_heads; g++)
             for (int64_t j = 0; j < kv->length[b]; j++)
-                for (int which = 0; which < 2; which++) {
+                for (int which = 0; which < (wn_check_is_mla(kv) ? 1 : 2); which++) {
                     const wn_kv_view *view = which == 0 ? &kv->k : &kv->v;
                     const bool *needed = which == 0 ? c->k_needed : c->v_needed;
                     int64_t page =
@@ -493,10 +506,7 @@ void wn_attend_case_poison(wn_attend_case *c)
                         continue;
                     if (view->scale != NULL)
                         view->scale[wn_check_scale_element(view, page, g, place)] = NAN;
-                    for (int64_t d = 0; d < view->dim && view->dtype != WN_I8; d++)
-                        wn_check_store(
-                            view->data, view->dtype,
-                            wn_check_element(view, kv->tokens_per_page, page, g, place, d), NAN);
+                    wn_check_poison_codes(view, kv->tokens_per_page, page, g, place);
                 }
 }
 

@@ -25,16 +25,67 @@ int64_t wn_check_scale_element(const wn_kv_view *view, int64_t page, int64_t hea
     return page * view->scale_page_stride + head * view->scale_head_stride + place;
 }
 
+int64_t wn_check_record(const wn_kv_view *view, int64_t page, int64_t place)
+{
+    return page * view->page_stride + place * view->token_stride;
+}
+
+bool wn_check_is_mla(const wn_paged_kv *kv)
+{
+    return kv->v.data == kv->k.data;
+}
+
+/* A channel of a record of 512 codes, 4 scales, 64 bfloat16. */
+static double record_value(const uint8_t *record, int64_t d)
+{
+    float scale;
+    if (d >= 512)
+        return wn_check_load(record + 528, WN_BF16, d - 512);
+    memcpy(&scale, record + 512 + d / 128 * 4, 4);
+    return wn_check_round(WN_BF16, wn_check_load(record, WN_F8_E4M3, d) * (double)scale);
+}
+
 static double value(const wn_paged_kv *kv, const wn_kv_view *view, int64_t request, int64_t head,
                     int64_t slot, int64_t d)
 {
     int64_t place = slot % kv->tokens_per_page;
     int64_t page = kv->page_table[request * kv->page_table_stride + slot / kv->tokens_per_page];
     double scale = view->tensor_scale;
+    if (view->layout == WN_LAYOUT_MLA_FP8)
+        return record_value((const uint8_t *)view->data + wn_check_record(view, page, place), d);
     if (view->scale != NULL)
         scale *= view->scale[wn_check_scale_element(view, page, head, place)];
     return scale * wn_check_load(view->data, view->dtype,
                                  wn_check_element(view, kv->tokens_per_page, page, head, place, d));
+}
+
+void wn_check_copy_codes(const wn_kv_view *view, uint32_t tokens_per_page, int64_t head,
+                         uint8_t *to, int64_t to_page, int64_t to_place, const uint8_t *from,
+                         int64_t from_page, int64_t from_place)
+{
+    if (view->layout == WN_LAYOUT_MLA_FP8) {
+        memcpy(to + wn_check_record(view, to_page, to_place),
+               from + wn_check_record(view, from_page, from_place), WN_MLA_RECORD_BYTES);
+        return;
+    }
+    int64_t width = wn_check_bytes_of(view->dtype);
+    for (int64_t d = 0; d < view->dim; d++) {
+        int64_t at = wn_check_element(view, tokens_per_page, from_page, head, from_place, d);
+        memcpy(to + width * wn_check_element(view, tokens_per_page, to_page, head, to_place, d),
+               from + width * at, (size_t)width);
+    }
+}
+
+void wn_check_poison_codes(const wn_kv_view *view, uint32_t tokens_per_page, int64_t page,
+                           int64_t head, int64_t place)
+{
+    if (view->layout == WN_LAYOUT_MLA_FP8)
+        memset((uint8_t *)view->data + wn_check_record(view, page, place), 0xff,
+               WN_MLA_RECORD_BYTES);
+    else
+        for (int64_t d = 0; d < view->dim && view->dtype != WN_I8; d++)
+            wn_check_store(view->data, view->dtype,
+                           wn_check_element(view, tokens_per_page, page, head, place, d), NAN);
 }
 
 double wn_check_k(const wn_paged_kv *kv, int64_t request, int64_t head, int64_t slot, int64_t d)
@@ -74,7 +125,12 @@ static wn_kv_view lay_out(wn_check *check, const wn_cache_shape *shape, bool is_
     int64_t heads = shape->num_kv_heads, tokens = shape->tokens_per_page;
     wn_kv_view view = {.dtype = shape->dtype, .layout = WN_LAYOUT_STRIDED};
     view.dim = is_v ? shape->v_dim : shape->k_dim;
-    if (shape->layout == WN_CHECK_HND) {
+    if (shape->layout == WN_CHECK_MLA && shape->dtype == WN_F8_E4M3) {
+        view.dtype = WN_U8;
+        view.layout = WN_LAYOUT_MLA_FP8;
+        view.token_stride = WN_MLA_RECORD_BYTES + 16 * gap(check);
+        view.page_stride = tokens * view.token_stride + 16 * gap(check);
+    } else if (shape->layout == WN_CHECK_HND || shape->layout == WN_CHECK_MLA) {
         view.token_stride = view.dim + gap(check);
         view.head_stride = tokens * view.token_stride + gap(check);
         view.page_stride = heads * view.head_stride + gap(check);
@@ -137,12 +193,35 @@ static double natural_scale(const wn_cache_shape *shape)
     return code == 0 ? 1 : greatest[shape->kind] / code;
 }
 
+/* Scales are powers of two or anything; one block in eight is all zeros. */
+static void fill_record(wn_check *check, const wn_cache_shape *shape, uint8_t *record,
+                        uint64_t seed, int64_t slot)
+{
+    bool powers = wn_random_below(&check->random, 2);
+    for (int64_t block = 0; block < 4; block++) {
+        bool zeros = wn_random_below(&check->random, 8) == 0;
+        double natural = natural_scale(shape) * (1 + 0.5 * wn_random_signed(&check->random));
+        float scale = (float)(powers ? exp2(ceil(log2(natural))) : natural);
+        memcpy(record + 512 + block * 4, &scale, 4);
+        for (int64_t d = block * 128; d < block * 128 + 128; d++)
+            wn_check_store(record, WN_F8_E4M3, d,
+                           zeros ? 0 : wn_data_value(shape->kind, seed, slot, d) / (double)scale);
+    }
+    for (int64_t i = 0; i < 64; i++)
+        wn_check_store(record + 528, WN_BF16, i, wn_data_value(shape->kind, seed, slot, 512 + i));
+}
+
 static void fill(wn_check *check, const wn_cache_shape *shape, const wn_paged_kv *kv,
                  wn_kv_view *view, uint64_t seed, int64_t b, int64_t h, int64_t slot)
 {
     int64_t place = slot % kv->tokens_per_page;
     int64_t page = kv->page_table[b * kv->page_table_stride + slot / kv->tokens_per_page];
     double scale = view->tensor_scale;
+    if (view->layout == WN_LAYOUT_MLA_FP8) {
+        fill_record(check, shape, (uint8_t *)view->data + wn_check_record(view, page, place),
+                    seed + (uint64_t)b * 977, slot);
+        return;
+    }
     if (view->scale != NULL) {
         double factor = natural_scale(shape) / scale * (1 + 0.5 * wn_random_signed(&check->random));
         float *at = &view->scale[wn_check_scale_element(view, page, h, place)];
@@ -165,9 +244,10 @@ static void make_pool(wn_check *check, const wn_cache_shape *shape, wn_check_cac
     view->data = allocate(check, shape, bytes);
     if (shape->token_scales)
         view->scale = allocate(check, shape, scale_bytes);
-    view->tensor_scale = shape->tensor_scale != 0 ? shape->tensor_scale
-                         : shape->token_scales    ? 1
-                                                  : (float)natural_scale(shape);
+    view->tensor_scale = view->dtype == WN_U8       ? 1
+                         : shape->tensor_scale != 0 ? shape->tensor_scale
+                         : shape->token_scales      ? 1
+                                                    : (float)natural_scale(shape);
     uint64_t seed = wn_random(&check->random);
     for (uint32_t b = 0; b < shape->batch; b++)
         for (uint32_t h = 0; h < shape->num_kv_heads; h++)
@@ -206,7 +286,12 @@ void wn_check_cache_make(wn_check *check, const wn_cache_shape *shape, wn_check_
     cache->kv.num_kv_heads = shape->num_kv_heads;
     deal_pages(check, shape, cache);
     make_pool(check, shape, cache, false);
-    make_pool(check, shape, cache, true);
+    if (shape->layout == WN_CHECK_MLA) {
+        cache->kv.v = cache->kv.k;
+        cache->kv.v.dim = shape->v_dim;
+    } else {
+        make_pool(check, shape, cache, true);
+    }
     if (shape->positions)
         make_positions(check, shape, cache);
 }
@@ -229,7 +314,17 @@ wn_cache_shape wn_check_cache_shape(wn_check *check, uint32_t dtype, int32_t *le
         shape.k_dim = (shape.k_dim + 7) / 8 * 8;
         shape.tokens_per_page = wn_random_below(random, 2) ? 16 : 32;
     }
-    shape.token_scales = quantised && wn_random_below(random, 2);
+    bool records = shape.layout == WN_CHECK_MLA && dtype == WN_F8_E4M3;
+    if (shape.layout == WN_CHECK_MLA) {
+        shape.num_kv_heads = 1;
+        shape.v_dim = records ? 512 : 1 + wn_random_below(random, shape.k_dim);
+        shape.k_dim = records ? 576 : shape.k_dim;
+    }
+    if (records) {
+        shape.batch = shape.batch < 2 ? shape.batch : 2;
+        max_length /= 3;
+    }
+    shape.token_scales = quantised && !records && wn_random_below(random, 2);
     if (shape.token_scales && wn_random_below(random, 2))
         shape.tensor_scale = 0.5f;
     shape.positions = wn_random_below(random, 2);

@@ -288,19 +288,38 @@ static int64_t landmark_element(const wn_landmark_view *view, const int32_t *tab
            place * view->landmark_stride;
 }
 
+/* The slot behind an entry; negative: none. */
+static int64_t slot_of(const wn_landmark_update_args *a, int64_t b, int64_t g, int64_t entry)
+{
+    return a->gather == NULL ? entry
+                             : a->gather[b * a->gather_stride + g * a->gather_head_stride + entry];
+}
+
+static int64_t landmark_of(const wn_landmark_update_args *a, int64_t b, int64_t g, int64_t l)
+{
+    if (a->landmark_page_table == NULL)
+        return landmark_element(&a->landmarks, a->kv.page_table + b * a->kv.page_table_stride,
+                                a->kv.tokens_per_page, g, l);
+    return landmark_element(&a->landmarks,
+                            a->landmark_page_table + b * a->landmark_page_table_stride,
+                            a->landmark_tokens_per_page, g, l);
+}
+
 static void compare_landmarks(wn_check *check, const wn_landmark_update_args *a, int64_t b,
                               int64_t g)
 {
     const wn_landmark_view *view = &a->landmarks;
-    int64_t length = a->kv.length[b], size = view->landmark_size;
-    for (int64_t l = 0; l * size < length; l++) {
-        int64_t at = landmark_element(view, a->kv.page_table + b * a->kv.page_table_stride,
-                                      a->kv.tokens_per_page, g, l);
+    int64_t count = a->count != NULL ? a->count[b] : a->kv.length[b], size = view->landmark_size;
+    for (int64_t l = 0; l * size < count; l++) {
+        int64_t at = landmark_of(a, b, g, l);
         for (int64_t d = 0; d < a->kv.k.dim; d++) {
             double least = INFINITY, most = -INFINITY;
-            for (int64_t j = l * size; j < (l + 1) * size && j < length; j++) {
-                least = fmin(least, wn_check_k(&a->kv, b, g, j, d));
-                most = fmax(most, wn_check_k(&a->kv, b, g, j, d));
+            for (int64_t e = l * size; e < (l + 1) * size && e < count; e++) {
+                int64_t slot = slot_of(a, b, g, e);
+                if (slot < 0)
+                    continue;
+                least = fmin(least, wn_check_k(&a->kv, b, g, slot, d));
+                most = fmax(most, wn_check_k(&a->kv, b, g, slot, d));
             }
             wn_check_close(check, "minimum", d, wn_check_load(view->data, view->dtype, at + d),
                            wn_check_round(view->dtype, least), view->dtype);
@@ -315,52 +334,121 @@ static void compare_landmarks(wn_check *check, const wn_landmark_update_args *a,
 static void update_in_steps(wn_check *check, const wn_landmark_update_args *whole, size_t bytes)
 {
     wn_landmark_update_args a = *whole;
-    int32_t begin[5] = {0}, length[5] = {0};
+    const int32_t *all = whole->count != NULL ? whole->count : whole->kv.length;
+    int32_t begin[5] = {0}, count[5] = {0};
     a.landmarks.data = wn_check_output(check, bytes);
-    a.kv.length = length;
+    if (whole->count != NULL)
+        a.count = count;
+    else
+        a.kv.length = count;
     a.begin = begin;
     a.executor = NULL;
     for (bool more = true; more;) {
         more = false;
         for (uint32_t b = 0; b < a.kv.batch; b++) {
-            begin[b] = length[b];
-            length[b] += (int32_t)wn_random_below(&check->random, 6);
-            if (length[b] > whole->kv.length[b])
-                length[b] = whole->kv.length[b];
-            more |= length[b] < whole->kv.length[b];
+            begin[b] = count[b];
+            count[b] += (int32_t)wn_random_below(&check->random, 6);
+            count[b] = count[b] < all[b] ? count[b] : all[b];
+            more |= count[b] < all[b];
         }
         wn_check_equal(check, "status", 0, check->ops->landmark_update(&a), WN_OK);
     }
     wn_check_bytes(check, "landmarks in steps", a.landmarks.data, whole->landmarks.data, bytes);
 }
 
-void wn_check_landmark_update(wn_check *check)
+/* Lists of slots, in any order, with repetitions and gaps, other ones for each head. */
+static void list_slots(wn_check *check, wn_landmark_update_args *a)
+{
+    uint64_t *random = &check->random;
+    int32_t *count = wn_check_ints(check, a->kv.batch);
+    a->gather_head_stride = 70 + wn_random_below(random, 3);
+    a->gather_stride = a->kv.num_kv_heads * a->gather_head_stride;
+    int32_t *gather = wn_check_ints(check, (size_t)(a->kv.batch * a->gather_stride));
+    for (int64_t b = 0; b < a->kv.batch; b++) {
+        count[b] = (int32_t)wn_random_below(random, 71);
+        for (int64_t i = 0; i < a->gather_stride; i++)
+            if (a->kv.length[b] > 0 && wn_random_below(random, 5))
+                gather[b * a->gather_stride + i] =
+                    (int32_t)wn_random_below(random, (uint32_t)a->kv.length[b]);
+    }
+    a->gather = gather;
+    a->count = count;
+}
+
+/* Pages of the landmarks' own, of another size, for up to 90 entries of each request; in falling
+ * order. Returns how many. */
+static uint32_t deal_landmark_pages(wn_check *check, wn_landmark_update_args *a)
+{
+    a->landmark_tokens_per_page = 1 + wn_random_below(&check->random, 20);
+    a->landmark_page_table_stride = 90 / a->landmark_tokens_per_page + 1;
+    uint32_t pages = (uint32_t)(a->kv.batch * a->landmark_page_table_stride);
+    int32_t *table = wn_check_ints(check, pages);
+    for (uint32_t i = 0; i < pages; i++)
+        table[i] = (int32_t)(pages - 1 - i);
+    a->landmark_page_table = table;
+    return pages;
+}
+
+static void refuse_landmark_update(wn_check *check, wn_landmark_update_args a)
+{
+    int32_t *longer = wn_check_ints(check, a.kv.batch);
+    if (a.kv.batch == 0)
+        return;
+    for (uint32_t b = 0; b < a.kv.batch; b++)
+        longer[b] = a.kv.length[b] + 1;
+    wn_landmark_update_args bad = a;
+    bad.landmarks.landmark_size = 0;
+    WN_CHECK_REFUSED(check, landmark_update, bad, WN_EINVAL);
+    bad = a;
+    bad.gather = NULL;
+    bad.count = longer;
+    WN_CHECK_REFUSED(check, landmark_update, bad, WN_EINVAL);
+    bad.count = memset(wn_check_ints(check, a.kv.batch), 0, a.kv.batch * sizeof(int32_t));
+    ((int32_t *)bad.count)[0] = 1;
+    bad.gather = a.kv.length; /* entry 0 of the first request is the slot behind its last */
+    bad.gather_stride = bad.gather_head_stride = 0;
+    WN_CHECK_REFUSED(check, landmark_update, bad, WN_EINVAL);
+    bad = a;
+    bad.landmark_page_table = longer;
+    bad.landmark_tokens_per_page = 0;
+    WN_CHECK_REFUSED(check, landmark_update, bad, WN_EINVAL);
+}
+
+/* number % 3: the request's slots; the same into other pages; lists of slots into other pages. */
+static void landmark_update_case(wn_check *check, int number)
 {
     static const int32_t zeros[5];
-    for (int i = 0; i < 60; i++) {
-        int32_t length[5];
-        wn_check_cache cache;
-        uint32_t size = 1 + wn_random_below(&check->random, 9);
-        wn_check_case(check, "landmark size %u, number %d", size, i);
-        wn_cache_shape shape = wn_check_cache_shape(check, cache_dtypes[i % 5], length, 90);
-        if (i % 7 == 0)
-            shape.kind = WN_DATA_DENORMAL; /* minima that round to zeros of both signs */
-        wn_check_cache_make(check, &shape, &cache);
-        pool p = make_pool(check, cache.num_pages, &shape, size, landmark_dtypes[i / 5 % 5], true);
-        wn_landmark_update_args a = {.struct_size = WN_SIZEOF(wn_landmark_update_args),
-                                     .kv = cache.kv,
-                                     .begin = zeros,
-                                     .landmarks = p.view};
-        WN_CHECK_RUN(check, landmark_update, a);
-        for (int64_t b = 0; b < a.kv.batch; b++)
-            for (int64_t g = 0; g < a.kv.num_kv_heads; g++)
-                compare_landmarks(check, &a, b, g);
-        update_in_steps(check, &a, p.bytes);
-        if (a.kv.batch == 0)
-            continue;
-        a.landmarks.landmark_size = 0;
-        WN_CHECK_REFUSED(check, landmark_update, a, WN_EINVAL);
+    int32_t length[5];
+    wn_check_cache cache;
+    uint32_t size = 1 + wn_random_below(&check->random, 9);
+    wn_check_case(check, "landmark size %u, number %d", size, number);
+    wn_cache_shape shape = wn_check_cache_shape(check, cache_dtypes[number % 5], length, 90);
+    if (number % 7 == 0)
+        shape.kind = WN_DATA_DENORMAL; /* minima that round to zeros of both signs */
+    wn_check_cache_make(check, &shape, &cache);
+    wn_landmark_update_args a = {
+        .struct_size = WN_SIZEOF(wn_landmark_update_args), .kv = cache.kv, .begin = zeros};
+    uint32_t pages = cache.num_pages;
+    if (number % 3 == 2)
+        list_slots(check, &a);
+    if (number % 3 != 0) {
+        pages = deal_landmark_pages(check, &a);
+        shape.tokens_per_page = a.landmark_tokens_per_page;
     }
+    pool p = make_pool(check, pages, &shape, size, landmark_dtypes[number / 5 % 5], true);
+    a.landmarks = p.view;
+    WN_CHECK_RUN(check, landmark_update, a);
+    for (int64_t b = 0; b < a.kv.batch; b++)
+        for (int64_t g = 0; g < a.kv.num_kv_heads; g++)
+            compare_landmarks(check, &a, b, g);
+    update_in_steps(check, &a, p.bytes);
+    refuse_landmark_update(check, a);
+}
+
+void wn_check_landmark_update(wn_check *check)
+{
+    for (int i = 0; i < 90; i++)
+        landmark_update_case(check, i);
 }
 
 /* ---------------------------------------------------------------- landmark_scores */
@@ -390,6 +478,18 @@ static bool channel_counts(const score_case *c, int64_t b, int64_t g, int64_t ch
     return before < c->args.topr;
 }
 
+static double head_scale(const score_case *c, int64_t b, int64_t g, int64_t h, const bool *counts)
+{
+    double counted = 0, all = 0;
+    if (c->args.temperature == WN_TEMPERATURE_PLAIN)
+        return c->args.softmax_scale;
+    for (int64_t d = 0; d < c->dim; d++) {
+        counted += counts[d] ? fabs(query(c, b, g, h, d)) : 0;
+        all += fabs(query(c, b, g, h, d));
+    }
+    return counted > 0 ? sqrt(all / ((double)c->dim * counted)) : 0;
+}
+
 /* a_h of a landmark. counts[dim], take_maximum[dim]: the group's choice. */
 static double landmark_score(const score_case *c, int64_t b, int64_t g, int64_t h, int64_t l,
                              const bool *counts, const bool *take_maximum)
@@ -403,7 +503,16 @@ static double landmark_score(const score_case *c, int64_t b, int64_t g, int64_t 
             a += query(c, b, g, h, d) *
                  wn_check_load(view->data, view->dtype,
                                at + d + (take_maximum[d] ? view->max_offset : 0));
-    return a * (double)c->args.softmax_scale;
+    return a * head_scale(c, b, g, h, counts);
+}
+
+/* How many members of the softmax a landmark is. */
+static double weight_of(const score_case *c, int64_t b, int64_t l)
+{
+    int64_t size = c->args.landmarks.landmark_size;
+    if (c->args.length == NULL)
+        return 1;
+    return fmin((double)size, (double)(c->args.length[b] - l * size));
 }
 
 static void compare_scores(wn_check *check, const score_case *c, int64_t b, int64_t g)
@@ -424,7 +533,7 @@ static void compare_scores(wn_check *check, const score_case *c, int64_t b, int6
         for (int64_t l = 0; l < count; l++)
             top = fmax(top, score[l] = landmark_score(c, b, g, h, l, counts, take_maximum));
         for (int64_t l = 0; l < count; l++)
-            sum += exp(score[l] - top);
+            sum += weight_of(c, b, l) * exp(score[l] - top);
         for (int64_t l = 0; l < count; l++)
             expected[l] += exp(score[l] - top) / sum / (double)c->group;
     }
@@ -483,7 +592,9 @@ static void make_scores(wn_check *check, score_case *c, int number)
         .num_kv_heads = shape.num_kv_heads,
         .tokens_per_page = shape.tokens_per_page,
         .topr = wn_random_below(random, 2) ? 128 : 1 + wn_random_below(random, shape.k_dim),
-        .softmax_scale = (float)(3 / sqrt(shape.k_dim))};
+        .softmax_scale = (float)(3 / sqrt(shape.k_dim)),
+        .temperature = (uint32_t)number / 2 % 2,
+        .length = number % 2 ? cache.kv.length : NULL};
     /* Equal queries in all channels are ties between them. */
     wn_data_kind kind = number % 4 == 0 ? WN_DATA_EQUAL : WN_DATA_NOISE;
     a->q = wn_check_tensor(check, activations[number % 3], kind, 3, q_shape);
@@ -504,7 +615,15 @@ void wn_check_landmark_scores(wn_check *check)
                 compare_scores(check, &c, b, g);
         if (c.args.batch == 0)
             continue;
-        c.args.q.dtype = WN_I8;
-        WN_CHECK_REFUSED(check, landmark_scores, c.args, WN_EUNSUPPORTED);
+        wn_landmark_scores_args bad = c.args;
+        bad.q.dtype = WN_I8;
+        WN_CHECK_REFUSED(check, landmark_scores, bad, WN_EUNSUPPORTED);
+        bad = c.args;
+        bad.temperature = 2;
+        WN_CHECK_REFUSED(check, landmark_scores, bad, WN_EINVAL);
+        bad = c.args;
+        bad.length = memset(wn_check_ints(check, bad.batch), 0, bad.batch * sizeof(int32_t));
+        if (c.args.count[0] > 0)
+            WN_CHECK_REFUSED(check, landmark_scores, bad, WN_EINVAL);
     }
 }

@@ -16,40 +16,67 @@ static float *draw_scales(wn_check *check, int64_t rows, double typical)
     return scale;
 }
 
-/* The scale that a row should have, from its greatest magnitude. */
-static float scale_oracle(const wn_quantise_args *args, int64_t row)
+/* The scale that a block should have, from its greatest magnitude; powers of two are tried. */
+static float scale_oracle(const wn_quantise_args *args, int64_t row, int64_t first, int64_t block)
 {
-    double greatest = 0;
-    for (int64_t i = 0; i < args->in.shape[1]; i++)
+    double greatest = args->least_amax, code = greatest_code(args->out.dtype), power = 1;
+    for (int64_t i = first; i < first + block; i++)
         greatest = fmax(greatest, fabs(wn_check_at(&args->in, row, i, 0, 0)));
-    float scale = (float)(greatest / greatest_code(args->out.dtype));
-    return scale == 0 ? 1 : scale;
+    float exact = (float)(greatest / code), product = (float)(greatest * (double)(float)(1 / code));
+    if (args->scale_rule == WN_SCALE_EXACT)
+        return exact == 0 ? 1 : exact;
+    if (product == 0)
+        return 1;
+    for (; power < product; power *= 2)
+        ;
+    for (; power / 2 >= product; power /= 2)
+        ;
+    return (float)power;
 }
+
+static void compare_block(wn_check *check, const wn_quantise_args *args, int64_t row, int64_t first,
+                          int64_t block)
+{
+    int64_t n = args->in.shape[1], at = args->scale != NULL ? (row * n + first) / block : 0;
+    double scale = args->scale != NULL ? args->scale[at] : 1;
+    if (args->scale_rule != WN_SCALE_READ)
+        wn_check_close(check, "scale", at, scale, scale_oracle(args, row, first, block), WN_F32);
+    for (int64_t i = first; i < first + block; i++)
+        wn_check_close(
+            check, "out", row * n + i, wn_check_at(&args->out, row, i, 0, 0),
+            wn_check_round(args->out.dtype, wn_check_at(&args->in, row, i, 0, 0) / scale),
+            args->out.dtype);
+}
+
+enum { NO_SCALE, READ, EXACT, POWER_OF_TWO, SCALES };
 
 static void quantise_case(wn_check *check, uint32_t in, uint32_t out, int scales)
 {
     static const int64_t widths[] = {0, 1, 7, 16, 31, 64, 130};
+    static const uint32_t blocks[] = {0, 1, 2, 16, 32};
     int64_t rows = wn_random_below(&check->random, 7),
             n = widths[wn_random_below(&check->random, 7)];
     wn_data_kind kind = (wn_data_kind)wn_random_below(&check->random, WN_DATA_KINDS);
-    wn_check_case(check, "dtype %u to %u, %lld by %lld, scales %d, %s", in, out, (long long)rows,
-                  (long long)n, scales, wn_data_name(kind));
-    wn_quantise_args args = {.struct_size = WN_SIZEOF(wn_quantise_args), .set_scale = scales == 2};
+    wn_quantise_args args = {.struct_size = WN_SIZEOF(wn_quantise_args)};
+    args.block = blocks[wn_random_below(&check->random, 5)];
+    args.block = args.block != 0 && n % args.block != 0 ? 0 : args.block;
+    int64_t block = args.block != 0 ? args.block : n, count = n == 0 ? 0 : rows * (n / block);
+    wn_check_case(check, "dtype %u to %u, %lld by %lld, blocks of %u, scales %d, %s", in, out,
+                  (long long)rows, (long long)n, args.block, scales, wn_data_name(kind));
     args.in = wn_check_tensor(check, in, kind, 2, (int64_t[]){rows, n});
     args.out = wn_check_tensor_out(check, out, 2, (int64_t[]){rows, n});
-    if (scales == 1)
-        args.scale = draw_scales(check, rows, 0.01);
-    if (scales == 2)
-        args.scale = wn_check_output(check, (size_t)rows * sizeof(float));
+    args.scale_rule = scales == EXACT          ? WN_SCALE_EXACT
+                      : scales == POWER_OF_TWO ? WN_SCALE_POWER_OF_TWO
+                                               : WN_SCALE_READ;
+    args.least_amax = wn_random_below(&check->random, 2) ? 1e-4f : 0;
+    if (scales == READ)
+        args.scale = draw_scales(check, count, 0.01);
+    if (scales >= EXACT)
+        args.scale = wn_check_output(check, (size_t)count * sizeof(float));
     WN_CHECK_RUN(check, quantise, args);
-    for (int64_t r = 0; r < rows; r++) {
-        if (scales == 2)
-            wn_check_close(check, "scale", r, args.scale[r], scale_oracle(&args, r), WN_F32);
-        double scale = args.scale != NULL ? args.scale[r] : 1;
-        for (int64_t i = 0; i < n; i++)
-            wn_check_close(check, "out", r * n + i, wn_check_at(&args.out, r, i, 0, 0),
-                           wn_check_round(out, wn_check_at(&args.in, r, i, 0, 0) / scale), out);
-    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t first = 0; first < n; first += block)
+            compare_block(check, &args, r, first, block);
 }
 
 /* What the op must not take. */
@@ -63,7 +90,18 @@ static void refuse_quantise(wn_check *check)
     args.struct_size = 8;
     WN_CHECK_REFUSED(check, quantise, args, WN_EINVAL);
     args = good;
-    args.set_scale = 1; /* nowhere to write it */
+    args.scale_rule = WN_SCALE_EXACT; /* nowhere to write it */
+    WN_CHECK_REFUSED(check, quantise, args, WN_EINVAL);
+    args = good;
+    args.scale_rule = WN_SCALE_POWER_OF_TWO + 1;
+    WN_CHECK_REFUSED(check, quantise, args, WN_EINVAL);
+    args = good;
+    args.block = 2; /* of 3 channels */
+    WN_CHECK_REFUSED(check, quantise, args, WN_EINVAL);
+    args = good;
+    args.scale = wn_check_output(check, 2 * sizeof(float));
+    args.scale_rule = WN_SCALE_EXACT;
+    args.least_amax = -1;
     WN_CHECK_REFUSED(check, quantise, args, WN_EINVAL);
     args = good;
     args.out.shape[1] = 2;
@@ -83,7 +121,8 @@ void wn_check_quantise(wn_check *check)
     for (int repeat = 0; repeat < 4; repeat++)
         for (int i = 0; i < 3; i++)
             for (int j = 0; j < 6; j++)
-                for (int scales = 0; scales < (greatest_code(outs[j]) > 0 ? 3 : 2); scales++)
+                for (int scales = 0; scales < (greatest_code(outs[j]) > 0 ? SCALES : EXACT);
+                     scales++)
                     quantise_case(check, activations[i], outs[j], scales);
 }
 

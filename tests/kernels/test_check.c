@@ -175,6 +175,34 @@ static wn_status rotates_as_interleaved(const wn_append_args *args)
     return good()->append(&other);
 }
 
+static wn_status counts_the_sink_in_the_lse(const wn_mla_args *args)
+{
+    wn_status status = good()->mla(args);
+    for (int64_t r = 0; status == WN_OK && args->lse.data != NULL && r < args->q.shape[0]; r++)
+        for (int64_t h = 0; args->sinks != NULL && h < args->q.shape[1]; h++) {
+            float *lse =
+                (float *)args->lse.data + r * args->lse.stride[0] + h * args->lse.stride[1];
+            *lse = logf(expf(*lse) + expf(args->sinks[h]));
+        }
+    return status;
+}
+
+static wn_status passes_over_the_second_scope(const wn_mla_args *args)
+{
+    wn_mla_args partial = *args;
+    partial.num_scopes = args->num_scopes == 2 ? 1 : args->num_scopes;
+    return good()->mla(&partial);
+}
+
+static void broken_mla_is_caught(void)
+{
+    broken = *good();
+    broken.mla = counts_the_sink_in_the_lse;
+    CU_ASSERT(wn_check_table("mla", "broken", &broken, wn_test_seed(), wn_check_mla, true) > 0);
+    broken.mla = passes_over_the_second_scope;
+    CU_ASSERT(wn_check_table("mla", "broken", &broken, wn_test_seed(), wn_check_mla, true) > 0);
+}
+
 static void broken_cache_ops_are_caught(void)
 {
     broken = *good();
@@ -195,4 +223,5 @@ static void broken_cache_ops_are_caught(void)
 WN_SUITE("kernels.check", {"a good table passes", a_good_table_passes},
          {"broken ops are caught", broken_ops_are_caught}, {"guard pages guard", guard_pages_guard},
          {"writes beside buffers are caught", writes_beside_buffers_are_caught},
+         {"broken MLA is caught", broken_mla_is_caught},
          {"broken cache ops are caught", broken_cache_ops_are_caught})

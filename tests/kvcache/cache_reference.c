@@ -48,12 +48,33 @@ void cache_fixture_init(cache_fixture *fixture, uint32_t layout, uint32_t dtype)
     fixture->error = (wn_error){WN_SIZEOF(wn_error), sizeof fixture->text, fixture->text};
 }
 
+void cache_fixture_init_latent(cache_fixture *fixture, uint32_t layout, uint32_t dtype)
+{
+    cache_fixture_init(fixture, layout, dtype);
+    fixture->shape.mla = 1;
+    fixture->shape.num_kv_heads = 1;
+    if (dtype == WN_F8_E4M3) {
+        fixture->shape.head_dim = 576;
+        fixture->shape.v_head_dim = 512;
+    }
+}
+
 wn_kvcache *cache_fixture_create(cache_fixture *fixture)
 {
     wn_kvcache *cache = NULL;
     if (wn_kvcache_create(&fixture->shape, cache_ops(), &cache, &fixture->error) != WN_OK)
         printf("    %s\n", fixture->text);
     return cache;
+}
+
+uint32_t cache_elements(const wn_kv_view *view)
+{
+    return view->layout == WN_LAYOUT_MLA_FP8 ? 656 : view->dim;
+}
+
+uint32_t cache_element_bytes(const wn_kv_view *view)
+{
+    return view->layout == WN_LAYOUT_MLA_FP8 ? 1 : wn_shape_element_bytes(view->dtype);
 }
 
 void *cache_element(const wn_kv_view *view, uint32_t tokens_per_page, int32_t page, uint32_t head,
@@ -67,7 +88,7 @@ void *cache_element(const wn_kv_view *view, uint32_t tokens_per_page, int32_t pa
         at += ((int64_t)(place / x) * view->dim + d) * x + place % x;
     else
         at += place * view->token_stride + d;
-    return (uint8_t *)view->data + at * wn_shape_element_bytes(view->dtype);
+    return (uint8_t *)view->data + at * cache_element_bytes(view);
 }
 
 /* ---------------------------------------------------------------- ops */
@@ -107,10 +128,9 @@ static void move_view(const wn_paged_kv *kv, const wn_kv_view *view, uint32_t he
                       place from)
 {
     uint32_t tokens = kv->tokens_per_page;
-    for (uint32_t d = 0; d < view->dim; d++)
+    for (uint32_t d = 0; d < cache_elements(view); d++)
         memcpy(cache_element(view, tokens, to.page, head, to.at, d),
-               cache_element(view, tokens, from.page, head, from.at, d),
-               wn_shape_element_bytes(view->dtype));
+               cache_element(view, tokens, from.page, head, from.at, d), cache_element_bytes(view));
     if (view->scale != NULL) {
         float *scale = view->scale + head * view->scale_head_stride;
         scale[to.page * view->scale_page_stride + to.at] =
@@ -129,7 +149,8 @@ static wn_status compact(const wn_compact_args *args)
                 place to = find_place(kv, request, i), from = find_place(kv, request, list[i]);
                 int32_t *position = kv->position + head * kv->position_head_stride;
                 move_view(kv, &kv->k, head, to, from);
-                move_view(kv, &kv->v, head, to, from);
+                if (kv->v.data != NULL)
+                    move_view(kv, &kv->v, head, to, from);
                 position[to.page * kv->position_page_stride + to.at] =
                     position[from.page * kv->position_page_stride + from.at];
             }

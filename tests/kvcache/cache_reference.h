@@ -21,6 +21,8 @@ typedef struct cache_fixture {
 } cache_fixture;
 
 void cache_fixture_init(cache_fixture *fixture, uint32_t layout, uint32_t dtype);
+/* The same for multi-head latent attention: one head, V the front of K; records for F8_E4M3. */
+void cache_fixture_init_latent(cache_fixture *fixture, uint32_t layout, uint32_t dtype);
 /* A cache of the fixture's shape over cache_ops(); NULL if it could not be created. */
 wn_kvcache *cache_fixture_create(cache_fixture *fixture);
 
@@ -29,6 +31,9 @@ const wn_ops *cache_ops(void);
 /* Makes copy_pages fail with WN_EUNSUPPORTED at its n-th call from now (0: the next); -1: never. */
 void cache_ops_fail_copy(int n);
 
+/* What a token and head of a pool is made of: elements of some bytes; a record, of single bytes. */
+uint32_t cache_elements(const wn_kv_view *view);
+uint32_t cache_element_bytes(const wn_kv_view *view);
 /* Element d of the token at a place of a page. */
 void *cache_element(const wn_kv_view *view, uint32_t tokens_per_page, int32_t page, uint32_t head,
                     uint32_t place, uint32_t d);

@@ -57,7 +57,10 @@ static void expand(uint64_t stamp, uint32_t layer, uint32_t head, uint32_t kind,
     }
 }
 
-enum { LARGEST = 64 }; /* bytes of one token and head, or of one auxiliary piece */
+enum {
+    LARGEST = 656,
+    LARGEST_PIECE = 64
+}; /* bytes of one token and head, or of one auxiliary piece */
 
 /* A sequence's way through one layer's pools. */
 typedef struct walk {
@@ -73,6 +76,8 @@ static walk walk_layer(const shadow *of, int64_t id, uint32_t layer)
     wn_kvcache_tables(of->cache, of->shape->layer_group[layer], &id, 1, made.table, SHADOW_PAGES,
                       &made.length);
     wn_kvcache_view(of->cache, layer, &made.kv);
+    if (of->shape->mla)
+        made.kv.v.data = NULL; /* a part of K: neither visited nor moved by itself */
     return made;
 }
 
@@ -81,11 +86,12 @@ static uint32_t visit_codes(const walk *at, const wn_kv_view *view, uint32_t kin
                             int32_t slot, uint64_t stamp, int write)
 {
     uint8_t bytes[LARGEST + sizeof(float)];
-    uint32_t tokens = at->kv.tokens_per_page, size = wn_shape_element_bytes(view->dtype);
+    uint32_t tokens = at->kv.tokens_per_page, size = cache_element_bytes(view);
+    uint32_t count = cache_elements(view);
     uint32_t place = (uint32_t)slot % tokens, differences = 0;
     int32_t page = at->table[slot / tokens];
-    expand(stamp, at->layer, head, kind, bytes, view->dim * size + sizeof(float));
-    for (uint32_t d = 0; d < view->dim; d++) {
+    expand(stamp, at->layer, head, kind, bytes, count * size + sizeof(float));
+    for (uint32_t d = 0; d < count; d++) {
         void *element = cache_element(view, tokens, page, head, place, d);
         if (write)
             memcpy(element, bytes + d * size, size);
@@ -96,9 +102,9 @@ static uint32_t visit_codes(const walk *at, const wn_kv_view *view, uint32_t kin
         return differences;
     float *scale = view->scale + page * view->scale_page_stride + head * view->scale_head_stride;
     if (write)
-        memcpy(scale + place, bytes + view->dim * size, sizeof(float));
+        memcpy(scale + place, bytes + count * size, sizeof(float));
     else
-        differences += memcmp(scale + place, bytes + view->dim * size, sizeof(float)) != 0;
+        differences += memcmp(scale + place, bytes + count * size, sizeof(float)) != 0;
     return differences;
 }
 
@@ -115,7 +121,8 @@ static uint32_t visit_token(const walk *at, const shadow_sequence *sequence, uin
     uint64_t stamp = sequence->token[at->layer][head][slot];
     int32_t position = sequence->position[at->layer][head][slot];
     uint32_t differences = visit_codes(at, &at->kv.k, 0, head, slot, stamp, write);
-    differences += visit_codes(at, &at->kv.v, 1, head, slot, stamp, write);
+    if (at->kv.v.data != NULL)
+        differences += visit_codes(at, &at->kv.v, 1, head, slot, stamp, write);
     if (at->kv.position != NULL && write)
         *position_at(at, head, slot) = position;
     else if (at->kv.position != NULL)
@@ -126,7 +133,7 @@ static uint32_t visit_token(const walk *at, const shadow_sequence *sequence, uin
 static uint32_t visit_piece(uint8_t *data, uint64_t bytes, uint64_t stamp, uint32_t aux,
                             uint32_t head, int write)
 {
-    uint8_t expected[LARGEST] = {0};
+    uint8_t expected[LARGEST_PIECE] = {0};
     if (stamp != 0)
         expand(stamp, aux, head, 2, expected, bytes);
     if (write)
@@ -151,7 +158,7 @@ static uint32_t visit_aux_pages(const shadow *of, shadow_sequence *sequence, uin
     const wn_kvcache_aux *declared = &of->shape->aux[aux];
     walk at = walk_layer(of, sequence->id, declared->layer);
     wn_aux_view view = aux_view(of, aux);
-    uint32_t heads = declared->pool.flags & WN_AUX_SHARED_HEADS ? 1 : CACHE_HEADS;
+    uint32_t heads = declared->pool.flags & WN_AUX_SHARED_HEADS ? 1 : of->shape->num_kv_heads;
     uint32_t tokens = of->shape->tokens_per_page, differences = 0;
     int32_t length = sequence->length[of->shape->layer_group[declared->layer]];
     for (uint32_t page = first; page * tokens < (uint32_t)length; page++)
@@ -188,7 +195,7 @@ static void write_aux(shadow *of, shadow_sequence *sequence, uint32_t aux, int32
     uint32_t page =
         (uint32_t)(first > lookback ? first - lookback : 0) / of->shape->tokens_per_page;
     for (uint32_t i = page; i < SHADOW_PAGES; i++)
-        for (uint32_t head = 0; head < CACHE_HEADS; head++)
+        for (uint32_t head = 0; head < of->shape->num_kv_heads; head++)
             sequence->aux_page[aux][i][head] = ++of->last_stamp;
     visit_aux_pages(of, sequence, aux, page, 1);
 }
@@ -198,7 +205,7 @@ static void write_layer(shadow *of, shadow_sequence *sequence, uint32_t layer, i
 {
     walk at = walk_layer(of, sequence->id, layer);
     int32_t length = sequence->length[of->shape->layer_group[layer]];
-    for (uint32_t head = 0; head < CACHE_HEADS; head++)
+    for (uint32_t head = 0; head < of->shape->num_kv_heads; head++)
         for (int32_t slot = first; slot < length; slot++) {
             sequence->token[layer][head][slot] = ++of->last_stamp;
             sequence->position[layer][head][slot] = first_position + slot - first;
@@ -247,7 +254,7 @@ static wn_status compact_layer(shadow *of, shadow_sequence *sequence, uint32_t l
 {
     walk at = walk_layer(of, sequence->id, layer);
     int32_t indices[CACHE_HEADS][SHADOW_TOKENS], offsets[2] = {0, keep};
-    for (uint32_t head = 0; head < CACHE_HEADS; head++) {
+    for (uint32_t head = 0; head < of->shape->num_kv_heads; head++) {
         int32_t *list = indices[head];
         choose(list, keep, at.length, random);
         for (int32_t i = 0; i < keep; i++) {
@@ -305,7 +312,7 @@ static uint32_t compare_layer(const shadow *of, const shadow_sequence *sequence,
     walk at = walk_layer(of, sequence->id, layer);
     uint32_t differences = 0;
     int32_t length = sequence->length[of->shape->layer_group[layer]];
-    for (uint32_t head = 0; head < CACHE_HEADS; head++)
+    for (uint32_t head = 0; head < of->shape->num_kv_heads; head++)
         for (int32_t slot = 0; slot < length; slot++)
             differences += visit_token(&at, sequence, head, slot, 0);
     if (differences > 0)

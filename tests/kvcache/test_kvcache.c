@@ -11,11 +11,13 @@ static cache_fixture fixture;
 
 static void the_plan_is_exact(void)
 {
-    static const uint32_t dtypes[] = {WN_F32, WN_BF16, WN_I8};
-    for (int i = 0; i < 3; i++) {
+    static const uint32_t dtypes[] = {WN_F32, WN_BF16, WN_I8, WN_BF16, WN_F8_E4M3};
+    for (int i = 0; i < 5; i++) {
         wn_kvcache *cache = NULL;
         wn_kvcache_plan plan, allocated;
         cache_fixture_init(&fixture, WN_CACHE_VEC, dtypes[i]);
+        if (i >= 3)
+            cache_fixture_init_latent(&fixture, WN_CACHE_HND, dtypes[i]);
         cache_memory = (cache_memory_count){.fail_at = -1};
         wn_status status = wn_kvcache_plan_memory(&fixture.shape, &plan, &fixture.error);
         CU_ASSERT_EQUAL(status, WN_OK);

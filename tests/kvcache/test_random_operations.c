@@ -7,7 +7,7 @@
 #include "shadow_reference.h"
 #include "suite.h"
 
-enum { STEP_ITEMS = 4, OPERATIONS = 2000 };
+enum { STEP_ITEMS = 4, OPERATIONS = 2000, OPERATIONS_ON_RECORDS = 250 };
 
 /* A step that is open, and what its sequences were before it. */
 typedef struct open_step {
@@ -229,18 +229,23 @@ static void operate(world *in)
         end_step(in, step);
 }
 
-static void run(uint32_t layout, uint32_t dtype, const wn_ops *ops, uint64_t seed)
+static void run(uint32_t layout, uint32_t dtype, int latent, const wn_ops *ops, uint64_t seed)
 {
     static world in;
+    /* A record has 656 bytes to compare where others have 48 at most. */
+    int operations = latent && dtype == WN_F8_E4M3 ? OPERATIONS_ON_RECORDS : OPERATIONS;
     memset(&in, 0, sizeof in);
     in.random = seed;
-    cache_fixture_init(&in.fixture, layout, dtype);
+    if (latent)
+        cache_fixture_init_latent(&in.fixture, layout, dtype);
+    else
+        cache_fixture_init(&in.fixture, layout, dtype);
     in.shadow.shape = &in.fixture.shape;
     in.shadow.ops = ops;
     wn_status status =
         wn_kvcache_create(&in.fixture.shape, ops, &in.shadow.cache, &in.fixture.error);
     CU_ASSERT_EQUAL_FATAL(status, WN_OK);
-    for (int i = 0; i < OPERATIONS; i++) {
+    for (int i = 0; i < operations; i++) {
         operate(&in);
         uint32_t wrong = shadow_differences(&in.shadow) + shadow_miscounts(&in.shadow);
         if (wrong > 0)
@@ -254,38 +259,52 @@ static void run(uint32_t layout, uint32_t dtype, const wn_ops *ops, uint64_t see
 }
 
 /* Each test has seeds of its own. */
-static void run_seeds(uint32_t layout, uint32_t dtype)
+static void run_seeds(uint32_t layout, uint32_t dtype, int latent)
 {
-    uint64_t seed = wn_test_seed() + 100 * layout + 10 * dtype;
-    run(layout, dtype, cache_ops(), seed);
-    run(layout, dtype, wn_kernels_cpu(), seed + 1);
+    uint64_t seed = wn_test_seed() + 1000 * (uint32_t)latent + 100 * layout + 10 * dtype;
+    run(layout, dtype, latent, cache_ops(), seed);
+    run(layout, dtype, latent, wn_kernels_cpu(), seed + 1);
 }
 
 static void hnd_float32(void)
 {
-    run_seeds(WN_CACHE_HND, WN_F32);
+    run_seeds(WN_CACHE_HND, WN_F32, 0);
 }
 static void nhd_float32(void)
 {
-    run_seeds(WN_CACHE_NHD, WN_F32);
+    run_seeds(WN_CACHE_NHD, WN_F32, 0);
 }
 static void vec_float32(void)
 {
-    run_seeds(WN_CACHE_VEC, WN_F32);
+    run_seeds(WN_CACHE_VEC, WN_F32, 0);
 }
 static void hnd_int8(void)
 {
-    run_seeds(WN_CACHE_HND, WN_I8);
+    run_seeds(WN_CACHE_HND, WN_I8, 0);
 }
 static void nhd_int8(void)
 {
-    run_seeds(WN_CACHE_NHD, WN_I8);
+    run_seeds(WN_CACHE_NHD, WN_I8, 0);
 }
 static void vec_int8(void)
 {
-    run_seeds(WN_CACHE_VEC, WN_I8);
+    run_seeds(WN_CACHE_VEC, WN_I8, 0);
+}
+
+static void latent_hnd_bfloat16(void)
+{
+    run_seeds(WN_CACHE_HND, WN_BF16, 1);
+}
+static void latent_nhd_float32(void)
+{
+    run_seeds(WN_CACHE_NHD, WN_F32, 1);
+}
+static void latent_records(void)
+{
+    run_seeds(WN_CACHE_HND, WN_F8_E4M3, 1);
 }
 
 WN_SUITE("kvcache.random_operations", {"hnd, float32", hnd_float32}, {"nhd, float32", nhd_float32},
          {"vec, float32", vec_float32}, {"hnd, int8", hnd_int8}, {"nhd, int8", nhd_int8},
-         {"vec, int8", vec_int8})
+         {"vec, int8", vec_int8}, {"latent, hnd, bfloat16", latent_hnd_bfloat16},
+         {"latent, nhd, float32", latent_nhd_float32}, {"latent, records", latent_records})

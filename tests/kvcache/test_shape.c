@@ -89,6 +89,40 @@ static void layouts_are_checked(void)
     expect("tokens_per_page 5 is no multiple");
 }
 
+static void latent(uint32_t layout, uint32_t dtype)
+{
+    cache_fixture_init_latent(&fixture, layout, dtype);
+}
+
+static void latent_shapes_are_checked(void)
+{
+    static const uint32_t good[] = {WN_F32, WN_F16, WN_BF16, WN_F8_E4M3};
+    for (int i = 0; i < 4; i++)
+        for (uint32_t layout = WN_CACHE_HND; layout <= WN_CACHE_NHD; layout++) {
+            latent(layout, good[i]);
+            CU_ASSERT_EQUAL(wn_shape_check(&fixture.shape, &fixture.error), WN_OK);
+        }
+    latent(WN_CACHE_HND, WN_F32);
+    fixture.shape.mla = 2;
+    expect("mla is 2");
+    latent(WN_CACHE_HND, WN_F32);
+    fixture.shape.num_kv_heads = 2;
+    expect("mla with 2 KV heads");
+    latent(WN_CACHE_HND, WN_F32);
+    fixture.shape.v_head_dim = 9;
+    expect("v_head_dim 9");
+    latent(WN_CACHE_VEC, WN_F32);
+    expect("mla in the layout vec");
+    latent(WN_CACHE_HND, WN_I8);
+    expect("mla with dtype int8");
+    latent(WN_CACHE_HND, WN_F8_E4M3);
+    fixture.shape.head_dim = 512;
+    expect("head_dim 512 and v_head_dim 512");
+    latent(WN_CACHE_HND, WN_F8_E4M3);
+    fixture.shape.v_head_dim = 511;
+    expect("made for 576 and 512");
+}
+
 static void auxiliary_pools_are_checked(void)
 {
     fresh(WN_CACHE_VEC, WN_F32);
@@ -156,6 +190,25 @@ static void sizes_by_hand(void)
     CU_ASSERT_EQUAL(plan.scale_bytes, 0);
 }
 
+/* One vector per token, no V, and no scales beside the keys. */
+static void latent_sizes_by_hand(void)
+{
+    static const struct {
+        uint32_t dtype, token_bytes;
+    } kinds[] = {{WN_BF16, 16}, {WN_F32, 32}, {WN_F8_E4M3, 656}};
+    for (int i = 0; i < 3; i++) {
+        wn_kvcache_plan plan;
+        latent(WN_CACHE_NHD, kinds[i].dtype);
+        wn_status status = wn_kvcache_plan_memory(&fixture.shape, &plan, &fixture.error);
+        CU_ASSERT_EQUAL_FATAL(status, WN_OK);
+        CU_ASSERT_EQUAL(plan.k_bytes, 3 * 40 * 5 * kinds[i].token_bytes);
+        CU_ASSERT(plan.v_bytes == 0 && plan.scale_bytes == 0);
+        CU_ASSERT_EQUAL(plan.position_bytes, 2 * 40 * 5 * 4);
+        CU_ASSERT_EQUAL(plan.total_bytes, plan.k_bytes + plan.position_bytes +
+                                              plan.page_table_bytes + plan.aux_bytes);
+    }
+}
+
 static void products_do_not_wrap(void)
 {
     wn_kvcache_plan plan = {.k_bytes = 7};
@@ -186,7 +239,9 @@ static void lookback_is_the_groups_greatest(void)
 WN_SUITE("kvcache.shape", {"good shapes pass", good_shapes_pass},
          {"counts are checked", counts_are_checked}, {"groups are checked", groups_are_checked},
          {"layouts are checked", layouts_are_checked},
+         {"latent shapes are checked", latent_shapes_are_checked},
          {"auxiliary pools are checked", auxiliary_pools_are_checked},
          {"all complaints come at once", all_complaints_come_at_once},
-         {"sizes by hand", sizes_by_hand}, {"products do not wrap", products_do_not_wrap},
+         {"sizes by hand", sizes_by_hand}, {"latent sizes by hand", latent_sizes_by_hand},
+         {"products do not wrap", products_do_not_wrap},
          {"lookback is the group's greatest", lookback_is_the_groups_greatest})

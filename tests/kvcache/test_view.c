@@ -70,6 +70,36 @@ static void each_element_has_its_place(void)
     }
 }
 
+/* K's view covers the pool; V's is the same memory with fewer channels; hnd is nhd. */
+static void latent_values_are_the_front_of_the_keys(void)
+{
+    static const uint32_t dtypes[] = {WN_F32, WN_BF16, WN_F8_E4M3};
+    for (int i = 0; i < 3; i++)
+        for (uint32_t layout = WN_CACHE_HND; layout <= WN_CACHE_NHD; layout++) {
+            wn_paged_kv view = {.batch = 3};
+            int record = dtypes[i] == WN_F8_E4M3;
+            cache_fixture_init_latent(&fixture, layout, dtypes[i]);
+            cache = cache_fixture_create(&fixture);
+            CU_ASSERT_PTR_NOT_NULL_FATAL(cache);
+            wn_kvcache_view(cache, 1, &view);
+            CU_ASSERT(view.k.dim == (record ? 576u : 8u) && view.v.dim == (record ? 512u : 4u));
+            CU_ASSERT(view.k.dtype == (record ? WN_U8 : dtypes[i]));
+            CU_ASSERT(view.k.layout == (record ? WN_LAYOUT_MLA_FP8 : WN_LAYOUT_STRIDED));
+            CU_ASSERT(view.k.token_stride == (record ? 656 : 8));
+            CU_ASSERT(view.k.page_stride == 5 * view.k.token_stride);
+            CU_ASSERT(view.k.scale == NULL && view.k.tensor_scale == 1 && view.num_kv_heads == 1);
+            wn_kv_view front = view.k;
+            front.dim = view.v.dim;
+            CU_ASSERT(memcmp(&front, &view.v, sizeof front) == 0);
+            const wn_pool *pool = &cache->pools[wn_shape_pool_number(1, WN_POOL_K)];
+            CU_ASSERT_PTR_EQUAL(view.k.data, pool->data);
+            CU_ASSERT_EQUAL(pool->bytes,
+                            40u * 5 * cache_elements(&view.k) * cache_element_bytes(&view.k));
+            CU_ASSERT_PTR_NULL(cache->pools[wn_shape_pool_number(1, WN_POOL_V)].data);
+            wn_kvcache_destroy(cache);
+        }
+}
+
 static void strides_by_hand(void)
 {
     wn_paged_kv view;
@@ -150,6 +180,7 @@ static void tables_have_a_row_each(void)
 }
 
 WN_SUITE("kvcache.view", {"each element has its place", each_element_has_its_place},
+         {"latent values are the front of the keys", latent_values_are_the_front_of_the_keys},
          {"strides by hand", strides_by_hand},
          {"scales and positions where due", scales_and_positions_where_due},
          {"auxiliary views", auxiliary_views}, {"tables have a row each", tables_have_a_row_each})

@@ -150,44 +150,69 @@ static void landmark_key(const rocket_head *head, const rocket_stage2 *stage, co
     }
 }
 
+/* 1/sqrt(dim) as if the channels that count were all there are: SparQ Attention, formula 6. */
+static double sparq_scale(const rocket_head *head, const double *q, const uint8_t *counts)
+{
+    double all = 0, counted = 0;
+    for (int32_t c = 0; c < head->dim; c++) {
+        all += fabs(q[c]);
+        counted += counts[c] ? fabs(q[c]) : 0;
+    }
+    return 1 / sqrt(head->dim * counted / all);
+}
+
+/* Of what is chosen from, landmarks or tokens, the scores: how likely each is, on the mean over the
+ * group. A token's logit is its landmark's. */
+static void scores_of(const rocket_head *head, const rocket_stage2 *stage, const double *q,
+                      const double *k, int32_t length, int32_t n, float *score)
+{
+    const int32_t per_landmark = stage->token ? stage->page_size : 1;
+    double *key = malloc((size_t)head->dim * sizeof *key);
+    double *p = malloc((size_t)n * sizeof *p), *sum = calloc((size_t)n, sizeof *sum);
+    uint8_t *counts = malloc((size_t)head->dim);
+    count_channels(head, stage, q, counts);
+    for (int32_t h = 0; h < head->group; h++) {
+        const double *q_head = q + h * head->dim;
+        const double scale = stage->sparq ? sparq_scale(head, q_head, counts) : head->scale;
+        for (int32_t i = 0; i < n; i++) {
+            const int32_t first = i / per_landmark * stage->page_size;
+            const int32_t end = first + stage->page_size;
+            landmark_key(head, stage, q, counts, k, first, end < length ? end : length, key);
+            p[i] = scale * dot(q_head, key, head->dim);
+        }
+        softmax(p, n);
+        for (int32_t i = 0; i < n; i++)
+            sum[i] += p[i];
+    }
+    for (int32_t i = 0; i < n; i++)
+        score[i] = (float)(sum[i] / head->group);
+    free(counts);
+    free(sum);
+    free(p);
+    free(key);
+}
+
 int32_t rocket_reference_select(const rocket_head *head, const rocket_stage2 *stage,
                                 const double *q, const double *k, int32_t length, int32_t *chosen)
 {
     const int32_t landmarks = (length + stage->page_size - 1) / stage->page_size;
-    const int32_t first_local = landmarks - stage->local;
-    if (landmarks <= stage->topk) {
-        for (int32_t l = 0; l < landmarks; l++)
-            chosen[l] = l;
-        return landmarks;
+    const int32_t n = stage->token ? length : landmarks; /* to choose from */
+    int32_t first_local = landmarks - stage->local, count = 0;
+    if (n <= stage->topk) {
+        for (int32_t i = 0; i < n; i++)
+            chosen[i] = i;
+        return n;
     }
-    double *key = malloc((size_t)head->dim * sizeof *key);
-    double *p = malloc((size_t)landmarks * (size_t)head->group * sizeof *p);
-    float *score = malloc((size_t)landmarks * sizeof *score);
-    uint8_t *counts = malloc((size_t)head->dim), *marked = calloc((size_t)landmarks, 1);
-    count_channels(head, stage, q, counts);
-    for (int32_t l = 0; l < landmarks; l++) {
-        const int32_t first = l * stage->page_size, end = first + stage->page_size;
-        landmark_key(head, stage, q, counts, k, first, end < length ? end : length, key);
-        for (int32_t h = 0; h < head->group; h++)
-            p[h * landmarks + l] = head->scale * dot(q + h * head->dim, key, head->dim);
-    }
-    for (int32_t h = 0; h < head->group; h++)
-        softmax(p + h * landmarks, landmarks);
-    for (int32_t l = 0; l < landmarks; l++) {
-        double sum = 0;
-        for (int32_t h = 0; h < head->group; h++)
-            sum += p[h * landmarks + l];
-        score[l] = (float)(sum / head->group);
-    }
-    mark_best(score, first_local, stage->topk - stage->local, 0, marked);
-    int32_t count = 0;
-    for (int32_t l = 0; l < landmarks; l++)
-        if (marked[l] || l >= first_local)
-            chosen[count++] = l;
+    if (stage->token)
+        first_local = stage->local > 0 ? first_local * stage->page_size : length;
+    float *score = malloc((size_t)n * sizeof *score);
+    uint8_t *marked = calloc((size_t)n, 1);
+    scores_of(head, stage, q, k, length, n, score);
+    mark_best(score, first_local, stage->topk - (n - first_local), 0, marked);
+    for (int32_t i = 0; i < n; i++)
+        if (marked[i] || i >= first_local)
+            chosen[count++] = i;
     free(marked);
-    free(counts);
     free(score);
-    free(p);
-    free(key);
     return count;
 }

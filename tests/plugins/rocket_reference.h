@@ -30,10 +30,12 @@ enum { ROCKET_FLOAT32, ROCKET_BFLOAT16, ROCKET_FLOAT8_E5M2 };
 typedef struct rocket_stage2 {
     int32_t page_size, topr, topk, local;
     int32_t dtype; /* of landmarks, ROCKET_... */
+    int32_t token; /* 1: topk_unit: token */
+    int32_t sparq; /* 1: temperature: sparq */
 } rocket_stage2;
 
-/* q: [group, dim] of one token; k: [length, dim], what the token sees. chosen [topk]: landmarks,
- * ascending. Returns how many. */
+/* q: [group, dim] of one token; k: [length, dim], what the token sees. chosen [topk], ascending:
+ * landmarks, or tokens if that is the unit. Returns how many. */
 int32_t rocket_reference_select(const rocket_head *head, const rocket_stage2 *stage,
                                 const double *q, const double *k, int32_t length, int32_t *chosen);
 

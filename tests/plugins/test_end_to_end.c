@@ -18,6 +18,9 @@ enum { ROW = HEADS * DIM, KV_ROW = KV_HEADS * DIM, STEP = 400 };
     "topk: 6, kt_cache_dtype: bfloat16"
 static const char dense_yaml[] = "sparse_attention_config: {algorithm: dense}\n";
 static const char rocket_yaml[] = "sparse_attention_config: " ROCKET "}\n";
+static const char tokens_yaml[] =
+    "sparse_attention_config: " ROCKET ", topk_unit: token, temperature: sparq}\n";
+static const char turns_yaml[] = "sparse_attention_config: " ROCKET ", multi_turn: true}\n";
 static const char skip_yaml[] =
     "sparse_attention_config: {algorithm: skip_softmax, phases: [context], "
     "threshold_scale_factor: 25}\n";
@@ -178,7 +181,7 @@ static int32_t kept_tokens[LAYERS][SEQUENCES][KV_HEADS][LONGEST];
 static void look_at_rocket(world *w, const wn_batch *batch, uint32_t layer, const int32_t *count)
 {
     const rocket_head head = {GROUP, DIM, 0.25};
-    const rocket_stage2 stage = {3, 128, 6, 0, ROCKET_BFLOAT16};
+    const rocket_stage2 stage = {3, 128, 6, 0, ROCKET_BFLOAT16, 0, 0};
     wn_choice choice = {.struct_size = WN_SIZEOF(wn_choice), .phase = WN_PHASE_GENERATION};
     must(wn_batch_choice(batch, &choice));
     CU_ASSERT_PTR_NOT_NULL_FATAL(choice.select);
@@ -263,26 +266,29 @@ static void window_equals_reference(void)
 
 static void chunks_equal_one_shot(void)
 {
-    world *whole = open_world(rocket_yaml), *chunked = open_world(rocket_yaml);
+    static const char *const configs[] = {rocket_yaml, tokens_yaml, turns_yaml};
     const int32_t first[SEQUENCES] = {50, 29, 0}, second[SEQUENCES] = {1, -1, 76};
     const int32_t last[SEQUENCES] = {69, 1, 1};
-    step(whole, prompts, WN_ITEM_CONTEXT, NULL);
-    step(chunked, first, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL);
-    step(chunked, second, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL);
-    step(chunked, last, WN_ITEM_CONTEXT, NULL);
-    for (int i = 0; i < 6; i++) {
-        step(whole, one, 0, NULL);
-        step(chunked, one, 0, NULL);
-        for (int s = 0; s < SEQUENCES; s++)
-            CU_ASSERT(same_rows(whole, chunked, s, 1));
+    for (size_t c = 0; c < sizeof configs / sizeof configs[0]; c++) {
+        world *whole = open_world(configs[c]), *chunked = open_world(configs[c]);
+        step(whole, prompts, WN_ITEM_CONTEXT, NULL);
+        step(chunked, first, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL);
+        step(chunked, second, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL);
+        step(chunked, last, WN_ITEM_CONTEXT, NULL);
+        for (int i = 0; i < 6; i++) {
+            step(whole, one, 0, NULL);
+            step(chunked, one, 0, NULL);
+            for (int s = 0; s < SEQUENCES; s++)
+                CU_ASSERT(same_rows(whole, chunked, s, 1));
+        }
+        close_world(chunked);
+        close_world(whole);
     }
-    close_world(chunked);
-    close_world(whole);
 }
 
 static void alone_equals_batch(void)
 {
-    static const char *const configs[] = {both_yaml, window_yaml};
+    static const char *const configs[] = {both_yaml, tokens_yaml, turns_yaml, window_yaml};
     for (size_t c = 0; c < sizeof configs / sizeof configs[0]; c++)
         for (int s = 0; s < SEQUENCES; s++) {
             world *together = open_world(configs[c]), *alone = open_world(configs[c]);
@@ -305,7 +311,7 @@ static void alone_equals_batch(void)
 /* Five tokens at once, of which two are taken back and come again. */
 static void speculation_equals_sequential(void)
 {
-    static const char *const configs[] = {rocket_yaml, window_yaml};
+    static const char *const configs[] = {rocket_yaml, tokens_yaml, turns_yaml, window_yaml};
     const int32_t five[SEQUENCES] = {5, 5, 5}, two[SEQUENCES] = {2, 2, 2};
     for (size_t c = 0; c < sizeof configs / sizeof configs[0]; c++) {
         world *sequential = open_world(configs[c]), *eager = open_world(configs[c]);
@@ -348,11 +354,12 @@ static void step_stray(world *w, wn_sequence fork, const int32_t *count, uint32_
 
 /* Forks go another way and end; nothing of their tokens may show in the sequence that goes on,
  * whether it takes its step before them or after. */
-static void forks_equal_fresh_sequences(void)
+static void fork_all_the_way(const char *yaml)
 {
     const int32_t whole[SEQUENCES] = {120, -1, -1}, token[SEQUENCES] = {1, -1, -1};
     const int32_t some[SEQUENCES] = {53, -1, -1}, rest[SEQUENCES] = {67, -1, -1};
-    world *fresh = open_world(rocket_yaml), *forked = open_world(rocket_yaml);
+    const int32_t again[SEQUENCES] = {20, -1, -1};
+    world *fresh = open_world(yaml), *forked = open_world(yaml);
     step(fresh, whole, WN_ITEM_CONTEXT, NULL);
     step(forked, some, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL);
     wn_sequence fork;
@@ -360,14 +367,66 @@ static void forks_equal_fresh_sequences(void)
     step_stray(forked, fork, rest, WN_ITEM_CONTEXT);
     step(forked, rest, WN_ITEM_CONTEXT, NULL);
     for (int i = 0; i < 20; i++) { /* landmarks of 3 across pages of 8: every alignment */
+        if (i == 10) {             /* a second turn, which a fork begins first */
+            must(wn_sequence_fork(forked->engine, forked->sequence[0], &fork));
+            step_stray(forked, fork, rest, WN_ITEM_CONTEXT);
+            step(fresh, again, WN_ITEM_CONTEXT, NULL);
+            step(forked, again, WN_ITEM_CONTEXT, NULL);
+        }
         step(fresh, token, 0, NULL);
         must(wn_sequence_fork(forked->engine, forked->sequence[0], &fork));
         step(forked, token, 0, NULL);
         CU_ASSERT(same_rows(fresh, forked, 0, 1));
-        step_stray(forked, fork, token, 0);
+        step_stray(forked, fork, i % 2 == 0 ? token : again, i % 2 == 0 ? 0 : WN_ITEM_CONTEXT);
     }
     close_world(forked);
     close_world(fresh);
+}
+
+static void forks_equal_fresh_sequences(void)
+{
+    fork_all_the_way(rocket_yaml);
+    fork_all_the_way(tokens_yaml);
+    fork_all_the_way(turns_yaml);
+}
+
+/* How far two worlds' rows of sequence s are apart. */
+static double distance(const world *a, const world *b, int s)
+{
+    double worst = 0;
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (int i = 0; i < ROW; i++)
+            worst = fmax(worst, fabs((double)a->out[layer][a->first_row[s] * ROW + i] -
+                                     (double)b->out[layer][b->first_row[s] * ROW + i]));
+    return worst;
+}
+
+/* In the first turn a view of what was kept is as good as having nothing else. In the second,
+ * whoever evicted chooses from less. */
+static void turns_keep_what_eviction_loses(void)
+{
+    const int32_t again[SEQUENCES] = {20, 20, 20};
+    world *evicts = open_world(rocket_yaml), *views = open_world(turns_yaml);
+    step(evicts, prompts, WN_ITEM_CONTEXT, NULL);
+    step(views, prompts, WN_ITEM_CONTEXT, NULL);
+    for (int i = 0; i < 5; i++) {
+        step(evicts, one, 0, NULL);
+        step(views, one, 0, NULL);
+        for (int s = 0; s < SEQUENCES; s++)
+            CU_ASSERT(distance(evicts, views, s) < 1e-6);
+    }
+    for (int s = 0; s < SEQUENCES; s++) {
+        int32_t physical;
+        must(wn_sequence_length(views->engine, views->sequence[s], 0, NULL, &physical));
+        CU_ASSERT_EQUAL(physical, prompts[s] + 5);
+    }
+    step(evicts, again, WN_ITEM_CONTEXT, NULL);
+    step(views, again, WN_ITEM_CONTEXT, NULL);
+    step(evicts, one, 0, NULL);
+    step(views, one, 0, NULL);
+    CU_ASSERT(distance(evicts, views, 0) > 1e-3);
+    close_world(views);
+    close_world(evicts);
 }
 
 /* Skip softmax in the context phase with RocketKV: each does what it does alone. */
@@ -412,6 +471,8 @@ static void dense_when_told_so(void)
 {
     static const char *const configs[] = {
         "sparse_attention_config: {algorithm: rocket, prompt_budget: 100000, topk: 100000}\n",
+        "sparse_attention_config: {algorithm: rocket, prompt_budget: 100000, topk: 100000, "
+        "topk_unit: token, multi_turn: true}\n",
         "sparse_attention_config: {algorithm: window, window_size: 100000}\n",
         "sparse_attention_config: {algorithm: skip_softmax, threshold_scale_factor: 0}\n",
         "sparse_attention_config: {algorithm: skip_softmax, threshold_scale_factor: 199.5}\n"};
@@ -457,5 +518,7 @@ WN_SUITE("plugins.end_to_end", {"writes tokens", write_tokens},
          {"chunks equal one shot", chunks_equal_one_shot},
          {"alone equals batch", alone_equals_batch},
          {"speculation equals sequential", speculation_equals_sequential},
-         {"forks equal fresh sequences", forks_equal_fresh_sequences}, {"composition", composition},
-         {"dense when told so", dense_when_told_so}, {"frees tokens", free_tokens})
+         {"forks equal fresh sequences", forks_equal_fresh_sequences},
+         {"turns keep what eviction loses", turns_keep_what_eviction_loses},
+         {"composition", composition}, {"dense when told so", dense_when_told_so},
+         {"frees tokens", free_tokens})

@@ -46,8 +46,11 @@ static void make_layer(const wn_trace *trace, wn_replay_layer *to, uint32_t laye
     int64_t steps = CHECK_TOKENS - CHECK_CONTEXT;
     to->out = calloc(CHECK_TOKENS * CHECK_HEADS * CHECK_DIM, sizeof(float));
     to->lse = calloc(CHECK_TOKENS * CHECK_HEADS, sizeof(float));
-    to->select_begin = calloc((size_t)steps * CHECK_KV_HEADS + 1, sizeof *to->select_begin);
-    to->select_step = calloc((size_t)steps, 1);
+    to->generation.span = calloc((size_t)steps * CHECK_KV_HEADS, sizeof *to->generation.span);
+    to->generation.chosen = calloc((size_t)steps, 1);
+    to->computed = calloc((size_t)steps * CHECK_KV_HEADS, sizeof *to->computed);
+    for (int64_t i = 0; i < steps * CHECK_KV_HEADS; i++)
+        to->computed[i] = 1;
     to->kept = (int32_t)(CHECK_CONTEXT - (drop_end - drop_begin));
     for (int64_t row = 0; row < CHECK_TOKENS; row++)
         for (uint32_t h = 0; h < CHECK_HEADS; h++)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The subcommands list, describe, check, doctor and validate as a user meets them.
 
-usage: test_command_line.py WINNOW BUILT_PLUGINS BROKEN_PLUGINS TEST_DATA
+usage: test_command_line.py WINNOW BUILT_PLUGINS BROKEN_PLUGINS
 """
 import json
 import os
@@ -12,7 +12,7 @@ import tempfile
 import unittest
 import xml.etree.ElementTree
 
-WINNOW, PLUGINS, BROKEN, DATA = sys.argv[1:5]
+WINNOW, PLUGINS, BROKEN = sys.argv[1:4]
 MODEL = "layers=4,heads=8,kv_heads=2,head_dim=64,max_position=4096"
 
 
@@ -67,6 +67,14 @@ class Describe(unittest.TestCase):
         self.assertEqual(schema["properties"]["prompt_budget"]["default"], 2048)
         self.assertIn("float8_e5m2", schema["properties"]["kt_cache_dtype"]["enum"])
         self.assertEqual(schema["required"], ["algorithm"])
+
+    def test_lists_and_maps(self):
+        self.assertIn("layer_roles: list of string", winnow("describe", "dsa")[0])
+        roles = json.loads(winnow("describe", "dsa", "--json-schema")[0])["properties"]["layer_roles"]
+        self.assertEqual((roles["type"], roles["items"]["type"]), ("array", "string"))
+        self.assertIn("coefficients: mapping of numbers", winnow("describe", "skip_softmax")[0])
+        schema = json.loads(winnow("describe", "skip_softmax", "--json-schema")[0])
+        self.assertEqual(schema["properties"]["coefficients"]["type"], "object")
 
     def test_unknown(self):
         _, err = winnow("describe", "windwo", code=3)

@@ -43,13 +43,11 @@ static void selection_counts(void)
     wn_fact_view view;
     wn_replay *replay = check_replay_make(trace, "method", 0, 0);
     CU_ASSERT_EQUAL_FATAL(wn_fact_find(trace, &fact, NULL), WN_OK);
-    wn_replay_layer *layer = &replay->layers[0];
-    int64_t list = fact->readers[0].step * CHECK_KV_HEADS;
-    layer->selected = calloc(2, sizeof(int32_t));
-    layer->selected[0] = CHECK_NEEDLE + 1; /* KV head 0 of that step sees this token only */
-    layer->select_step[fact->readers[0].step] = 1;
-    for (int64_t i = list + 1; i <= replay->steps * CHECK_KV_HEADS; i++)
-        layer->select_begin[i] = 1;
+    wn_choices *choices = &replay->layers[0].generation;
+    choices->position = calloc(1, sizeof(int32_t));
+    choices->position[0] = CHECK_NEEDLE + 1; /* KV head 0 of that step sees this token only */
+    choices->any = choices->chosen[fact->readers[0].step] = 1;
+    choices->span[fact->readers[0].step * CHECK_KV_HEADS] = (wn_span){0, 1};
     CU_ASSERT_EQUAL(wn_fact_look(fact, replay, 0, &view, NULL), WN_OK);
     CU_ASSERT_EQUAL(view.in_cache, 4);
     CU_ASSERT_EQUAL(view.visible, 1);

@@ -70,6 +70,63 @@ static void runs(void)
         WN_EXIT_FINE);
 }
 
+/* The small trace, whose layer 5 alone has an input that the method "wanting" needs. */
+static const char *write_needy_trace(void)
+{
+    static char path[256];
+    wn_safetensors *from;
+    wn_safetensor tensors[16];
+    const char *const metadata[] = {
+        "format", "winnow.trace/1", "softmax_scale", "0.35", "context_length", "80", NULL};
+    CU_ASSERT_EQUAL_FATAL(wn_safetensors_open(trace, &from, NULL), WN_OK);
+    uint32_t count = wn_safetensors_count(from);
+    for (uint32_t i = 0; i < count; i++)
+        tensors[i] = *wn_safetensors_at(from, i);
+    tensors[count] = *wn_safetensors_find(from, "layers.5.k");
+    tensors[count++].name = "layers.5.probe.extra";
+    snprintf(path, sizeof path, "%s", check_file_path("needy.safetensors"));
+    CU_ASSERT_EQUAL_FATAL(wn_safetensors_write(path, tensors, count, metadata, NULL), WN_OK);
+    wn_safetensors_close(from);
+    return path;
+}
+
+static void leaves_layers_out(void)
+{
+    static const char yaml[] = "sparse_attention_config:\n  algorithm: wanting\n  select: 4\n";
+    char needy[256], wanting[256];
+    wn_safetensors *file;
+    make_files();
+    snprintf(needy, sizeof needy, "%s", write_needy_trace());
+    snprintf(wanting, sizeof wanting, "%s", check_file_write("want.yaml", yaml, sizeof yaml - 1));
+    CU_ASSERT_EQUAL(RUN(wanting, "--trace", needy, "--save", saved, "--oracle", "--json",
+                        "--plugin-path", WN_TEST_PROBES),
+                    WN_EXIT_FINE);
+    CU_ASSERT_EQUAL_FATAL(wn_safetensors_open(saved, &file, NULL), WN_OK);
+    CU_ASSERT_PTR_NULL(wn_safetensors_find(file, "layers.3.dense.out"));
+    CU_ASSERT_PTR_NOT_NULL(wn_safetensors_find(file, "layers.5.want.select_context"));
+    CU_ASSERT_PTR_NOT_NULL(wn_safetensors_find(file, "layers.5.want.select"));
+    wn_safetensors_close(file);
+    /* A layer that was asked for and lacks the input is no layer to leave out. */
+    CU_ASSERT_EQUAL(RUN(wanting, "--trace", needy, "--layer", "3", "--plugin-path", WN_TEST_PROBES),
+                    WN_EXIT_FAILED);
+    CU_ASSERT_EQUAL(RUN(wanting, "--trace", trace, "--plugin-path", WN_TEST_PROBES),
+                    WN_EXIT_FAILED);
+}
+
+static void reads_a_model_s_config(void)
+{
+    static const char json[] =
+        "{\"sparse_attention_config\": {\"config_groups\": {\"group_0\": {\"algorithm\": "
+        "\"skip_softmax\", \"threshold_scale_factor\": 5.0}}}}";
+    static const char none[] = "{\"hidden_size\": 64}";
+    char path[256];
+    make_files();
+    snprintf(path, sizeof path, "%s", check_file_write("config.json", json, sizeof json - 1));
+    CU_ASSERT_EQUAL(RUN(path, "--trace", trace, "--plugin-path", WN_TEST_PLUGINS), WN_EXIT_FINE);
+    snprintf(path, sizeof path, "%s", check_file_write("none.json", none, sizeof none - 1));
+    CU_ASSERT_EQUAL(RUN(path, "--trace", trace, "--plugin-path", WN_TEST_PLUGINS), WN_EXIT_FAILED);
+}
+
 /* An expectation that is not what dense attention gives. */
 static void findings(void)
 {
@@ -102,4 +159,6 @@ static void refusals(void)
     CU_ASSERT_EQUAL(RUN("--help"), WN_EXIT_FINE);
 }
 
-WN_SUITE("tools.run", {"runs", runs}, {"findings", findings}, {"refusals", refusals})
+WN_SUITE("tools.run", {"runs", runs}, {"leaves out layers that lack an input", leaves_layers_out},
+         {"reads a model's config.json", reads_a_model_s_config}, {"findings", findings},
+         {"refusals", refusals})

@@ -5,6 +5,7 @@
 #include "tools/summary.h"
 
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 
 static wn_trace *trace;
@@ -45,6 +46,38 @@ static void for_people(void)
     for (const char *line = made; *line != '\0'; line += strcspn(line, "\n") + 1)
         CU_ASSERT(strcspn(line, "\n") <= 110);
     free(made);
+    end();
+}
+
+static void the_oracle_has_a_table(void)
+{
+    char *made = NULL;
+    size_t bytes;
+    wn_oracle *oracles;
+    begin();
+    CU_ASSERT_EQUAL_FATAL(wn_oracle_measure(trace, replays, 2, &oracles, NULL), WN_OK);
+    run.oracles = oracles;
+    FILE *to = open_memstream(&made, &bytes);
+    wn_summary_print(&run, to);
+    fclose(to);
+    const char *table = strstr(made, "Beside the oracle");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(table);
+    CU_ASSERT_PTR_NOT_NULL(strstr(table, "method"));
+    CU_ASSERT_PTR_NULL(strstr(table, "\ndense"));
+    free(made);
+    to = open_memstream(&made, &bytes);
+    CU_ASSERT_EQUAL(wn_summary_print_json(&run, to), WN_OK);
+    fclose(to);
+    json_t *all = json_loads(made, 0, NULL);
+    json_t *method = json_array_get(json_object_get(all, "methods"), 1);
+    json_t *oracle = json_object_get(json_object_get(method, "oracle"), "generated_rows");
+    double ratio = json_number_value(json_object_get(json_object_get(oracle, "ratio"), "mean"));
+    wn_oracle both = wn_run_oracle(&run, 1, -1, WN_PHASE_GENERATION);
+    CU_ASSERT_DOUBLE_EQUAL(ratio, both.ratio.mean, 1e-7);
+    CU_ASSERT(json_is_null(json_object_get(json_object_get(method, "oracle"), "prompt_rows")));
+    json_decref(all);
+    free(made);
+    free(oracles);
     end();
 }
 
@@ -91,5 +124,7 @@ static void for_programs(void)
     end();
 }
 
-WN_SUITE("tools.summary", {"for people", for_people}, {"excess mass is said", excess_is_said},
+WN_SUITE("tools.summary", {"for people", for_people},
+         {"the oracle has a table", the_oracle_has_a_table},
+         {"excess mass is said", excess_is_said},
          {"short buffers are kept", short_buffers_are_kept}, {"for programs", for_programs})

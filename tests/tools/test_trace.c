@@ -147,6 +147,57 @@ static void tensors_that_do_not_fit(void)
            "3: [tokens");
 }
 
+#define LATENT ",\"layers.0.kv\":{\"dtype\":\"F32\",\"shape\":[4,2],\"data_offsets\":[128,160]}"
+
+static void reads_latents(void)
+{
+    wn_trace *trace;
+    const char *path = check_file_safetensors(
+        "{\"__metadata__\":{" META ",\"v_head_dim\":\"1\"}" Q LATENT "}", 160);
+    CU_ASSERT_EQUAL_FATAL(wn_trace_open(path, NULL, 0, &trace, &error), WN_OK);
+    wn_model model = wn_trace_model(trace);
+    CU_ASSERT_EQUAL(model.mla, 1);
+    CU_ASSERT_EQUAL(model.num_kv_heads, 1);
+    CU_ASSERT_EQUAL(model.head_dim, 2);
+    CU_ASSERT_EQUAL(model.v_head_dim, 1);
+    CU_ASSERT_PTR_NULL(trace->layers[0].v);
+    wn_tensor keys = wn_trace_keys(trace, 0, 1, 3);
+    CU_ASSERT(keys.ndim == 3 && keys.shape[0] == 3 && keys.shape[1] == 1 && keys.shape[2] == 2);
+    CU_ASSERT_PTR_EQUAL(keys.data, (const float *)trace->layers[0].k->data + 2);
+    wn_trace_close(trace);
+}
+
+static void latents_that_do_not_fit(void)
+{
+    refuse(META, Q, LATENT, "", "", 160, "512"); /* v_head_dim where nothing says it */
+    refuse(META ",\"v_head_dim\":\"3\"", Q, LATENT, "", "", 160, "more than the 2 of layers.0.q");
+    refuse(META ",\"v_head_dim\":\"0\"", Q, LATENT, "", "", 160, "out of range");
+    refuse(META, Q, K,
+           ",\"layers.0.kv\":{\"dtype\":\"F32\",\"shape\":[4,2],\"data_offsets\":[192,224]}", "",
+           224, "exclude each other");
+    refuse(META ",\"v_head_dim\":\"1\"", Q,
+           ",\"layers.0.kv\":{\"dtype\":\"F32\",\"shape\":[2,4],\"data_offsets\":[128,160]}", "",
+           "", 160, "should be [4, 2]");
+    refuse(META ",\"v_head_dim\":\"1\"", Q,
+           ",\"layers.0.kv\":{\"dtype\":\"F16\",\"shape\":[4,2],\"data_offsets\":[128,144]}", "",
+           "", 144, "float16");
+    refuse(META ",\"v_head_dim\":\"1\"", Q, LATENT,
+           ",\"layers.1.q\":{\"dtype\":\"F32\",\"shape\":[4,4,2],\"data_offsets\":[160,288]}", "",
+           288, "layers.1.kv");
+}
+
+static void drops_layers(void)
+{
+    wn_trace *trace;
+    CU_ASSERT_EQUAL_FATAL(
+        wn_trace_open(check_small_trace_write("t.safetensors"), NULL, 0, &trace, &error), WN_OK);
+    wn_trace_drop(trace, (const uint8_t[]){1, 0});
+    CU_ASSERT_EQUAL(trace->num_layers, 1);
+    CU_ASSERT_EQUAL(trace->layers[0].number, 5);
+    CU_ASSERT_EQUAL(wn_trace_model(trace).layer_number[0], 5);
+    wn_trace_close(trace);
+}
+
 static void words_that_lie(void)
 {
     /* The offsets are zeros in the file, which is sound; a count that is wrong is not. */
@@ -175,4 +226,6 @@ WN_SUITE("tools.trace", {"reads a trace", reads_a_trace}, {"picks layers", picks
          {"accepts the base of the refusals", accepts_what_refusals_start_from},
          {"refuses metadata that is wrong", metadata_that_is_wrong},
          {"refuses tensors that do not fit", tensors_that_do_not_fit},
-         {"refuses words that lie", words_that_lie})
+         {"reads latents", reads_latents},
+         {"refuses latents that do not fit", latents_that_do_not_fit},
+         {"drops layers", drops_layers}, {"refuses words that lie", words_that_lie})

@@ -76,7 +76,7 @@ WN_STRUCT(wn_landmark_view, landmark_size);
 
 /* Keys of a lightning indexer, one vector per token, paged by the KV cache's page ids. A page, at
  * data + page*page_stride bytes, is planar:
- *   WN_F8_E4M3   tokens_per_page * dim codes, then tokens_per_page float32 scales
+ *   WN_F8_E4M3   tokens_per_page * dim codes, a multiple of 4, then tokens_per_page float32 scales
  *   WN_BF16      tokens_per_page * dim bfloat16, no scales
  * Embedded by value: frozen. */
 typedef struct wn_indexer_view {

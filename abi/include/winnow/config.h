@@ -20,7 +20,8 @@ enum {
     WN_FIELD_INT_LIST = 7,    /* value.list, value.count */
     WN_FIELD_STRING_LIST = 8, /* value.names, value.count */
     WN_FIELD_NUMBER_MAP = 9   /* a mapping of numbers, nested at will: value.names ("prefill.a"),
-                                 value.numbers, value.count, in the file's order */
+                                 value.numbers, value.count, in the file's order. At most 8 levels;
+                                 no point in a key */
 };
 
 enum {
@@ -38,7 +39,8 @@ typedef struct wn_config_field {
     const char *unit;              /* "tokens", "" */
     const char *help;              /* one line */
     const char *default_text;      /* as a user would write it; NULL: unset */
-    double least, greatest;        /* INT, FLOAT, PHASE_FLOAT and list entries; inclusive */
+    double least, greatest;        /* INT, FLOAT, PHASE_FLOAT, entries of INT_LIST and NUMBER_MAP;
+                                      inclusive */
     const char *const *enum_names; /* ENUM: NULL-terminated; else NULL */
 } wn_config_field;
 WN_STRUCT(wn_config_field, enum_names);

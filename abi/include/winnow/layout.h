@@ -3,6 +3,6 @@
 #ifndef WINNOW_LAYOUT_H
 #define WINNOW_LAYOUT_H
 
-#define WN_ABI_LAYOUT 0xa88b039ded242dbfULL
+#define WN_ABI_LAYOUT 0x081ca496619c55fbULL
 
 #endif

@@ -62,7 +62,8 @@ typedef struct wn_append_args {
 WN_STRUCT(wn_append_args, num_tokens);
 
 /* Moves the kept tokens of each request together, per KV head: kept token i of head h goes to slot
- * destination[b] + i. K, V, their scales and positions move; no arithmetic touches the codes. */
+ * destination[b] + i. K, V, their scales and positions move; no arithmetic touches the codes.
+ * kv.v.data NULL: only K moves, which is how a cache is compacted whose V is a part of K (MLA). */
 typedef struct wn_compact_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -146,7 +147,8 @@ enum { WN_TILE_NONE = 0, WN_TILE_SKIP_SOFTMAX = 1, WN_TILE_VOTE = 2 };
 enum {
     /* Generation: the rule compares with the greatest score of all the row's keys, not with the
      * running one: all of QK first, then V. Independent of the tiles' order and of any split of the
-     * keys, and it skips at least as much. SKIP_SOFTMAX only. */
+     * keys. The first tile may be left out too, but never a tile with the greatest score of a row.
+     * With thresholds <= 0 it skips at least as much as one pass. SKIP_SOFTMAX only. */
     WN_TILE_TWO_PASS = 1
 };
 
@@ -233,9 +235,10 @@ typedef struct wn_mla_scope {
     int64_t page_table_stride;
     /* [rows] keys that a row may use: slots below it; with pool slots, the pool's size. */
     const int32_t *limit;
-    const int32_t *indices;    /* [rows, indices_stride]; NULL: every slot below the limit (dense) */
+    const int32_t *indices;    /* [rows, indices_stride]; NULL: every slot below the limit (dense);
+                                  count and width then mean nothing */
     int64_t indices_stride;
-    const int32_t *count;      /* [rows] leading entries that are meant; NULL: width */
+    const int32_t *count;      /* [rows] leading entries that are meant, 0 .. width; NULL: width */
     uint32_t width;            /* entries per row */
     uint32_t tokens_per_page;
 } wn_mla_scope;
@@ -324,8 +327,9 @@ typedef struct wn_topk_args {
 } wn_topk_args;
 WN_STRUCT(wn_topk_args, nan_count);
 
-/* Brings landmarks up to date with slots [begin[b], kv.length[b]) of each request. A landmark whose
- * first slot is >= begin starts afresh from +inf / -inf; one that begins earlier is merged with
+/* Brings landmarks up to date with entries [begin[b], count[b]) of each request: its slots, or a
+ * list of them. Landmark l summarises entries [l*landmark_size, (l+1)*landmark_size). One whose
+ * first entry is >= begin starts afresh from +inf / -inf; one that begins earlier is merged with
  * what is stored. Minimum and maximum are rounded to the landmarks' dtype (to nearest even); zeros
  * are stored as +0, NaN keys are passed over. */
 typedef struct wn_landmark_update_args {
@@ -337,8 +341,17 @@ typedef struct wn_landmark_update_args {
     wn_paged_kv kv;       /* only K is read */
     const int32_t *begin; /* [batch] */
     wn_landmark_view landmarks; /* written */
+    /* Entry e of request b and KV head h is slot gather[b*gather_stride + h*gather_head_stride + e],
+     * passed over if negative; NULL: entry e is slot e. */
+    const int32_t *gather;
+    int64_t gather_stride, gather_head_stride;
+    const int32_t *count; /* [batch] entries; NULL: kv.length */
+    /* Pages of the landmarks' own: [batch, landmark_page_table_stride]. NULL: kv's pages. */
+    const int32_t *landmark_page_table;
+    int64_t landmark_page_table_stride;
+    uint32_t landmark_tokens_per_page, reserved1; /* entries per page, with landmark_page_table */
 } wn_landmark_update_args;
-WN_STRUCT(wn_landmark_update_args, landmarks);
+WN_STRUCT(wn_landmark_update_args, reserved1);
 
 /* PLAIN: softmax_scale. SPARQ: 1 / sqrt(head_dim * sum over counted c of |q_h[c]| / sum over all c),
  * per query head, in its place (SparQ's correction for the channels left out). */
@@ -378,8 +391,10 @@ WN_STRUCT(wn_landmark_scores_args, length);
  * ones are raised to it); greatest: 448 for e4m3, 57344 e5m2, 127 int8. In float32, as the reference
  * systems do:
  *   READ          it is given
- *   EXACT         amax / greatest; 1 for a block of zeros with least_amax 0
- *   POWER_OF_TWO  the least power of two that is not below amax * float32(1 / greatest) */
+ *   EXACT         amax / greatest
+ *   POWER_OF_TWO  the least power of two that is not below amax * float32(1 / greatest)
+ * Where that is 0 (a block of zeros with least_amax 0) the scale is 1. Infinities and NaN do not
+ * count for amax: the one saturates, the other stays NaN (0 in int8). */
 enum { WN_SCALE_READ = 0, WN_SCALE_EXACT = 1, WN_SCALE_POWER_OF_TWO = 2 };
 
 /* Rounds to a narrower dtype (to nearest even, saturating for e4m3 and int8; e5m2 saturates too).
@@ -462,9 +477,9 @@ WN_STRUCT(wn_indexer_append_args, least_amax);
  * stored unless asked for. With S_j the key's scale (1 for bfloat16):
  *   score(t, j) = S_j * sum over heads h of weights[t,h] * q_scale[t,h] * weight_scale *
  *                 max(q[t,h] . key_j, 0)
- * in double, rounded to float32 once. Weights may be negative, so scores are signed. Query token i of
- * request b, with length L and n = q_len[b], may see slots j < L - n + i + 1, and, where bounds are
- * given, first[t] <= j < end[t]. Ties and NaN as for topk. */
+ * in double, rounded to float32 once; max(NaN, 0) is NaN. Weights may be negative, so scores are
+ * signed. Query token i of request b, with length L and n = q_len[b], may see slots
+ * j < L - n + i + 1, and, where bounds are given, first[t] <= j < end[t]. Ties and NaN as for topk. */
 typedef struct wn_indexer_topk_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -485,8 +500,9 @@ typedef struct wn_indexer_topk_args {
     wn_tensor indices;        /* out I32 [rows, k]: slots, ascending, padded with -1 */
     int32_t *count;           /* out [rows], or NULL */
     float *workspace;         /* [rows, k] contiguous */
-    wn_tensor scores;         /* out F32 [rows, >= longest length], -inf where a row sees nothing;
-                                 for tests and reports; data NULL: not wanted */
+    wn_tensor scores;         /* out F32 [rows, >= longest length], written for the requests' rows
+                                 in their whole width, -inf in slots that a row does not see; for
+                                 tests and reports; data NULL: not wanted */
     int64_t *nan_count;       /* added to atomically; or NULL */
 } wn_indexer_topk_args;
 WN_STRUCT(wn_indexer_topk_args, nan_count);

@@ -61,7 +61,8 @@ typedef struct wn_step_args {
     uint64_t workspace_bytes;
     /* This method's own memory for one step, of the size that bounds() asked for as step_bytes: what
      * one layer's call leaves there, the calls of later layers of the same step find (a selection
-     * that several layers share). Undefined before a method's first call in a step. */
+     * that several layers share). Each phase has its own. Undefined before a method's first call in
+     * a step. */
     void *step_memory;
     uint64_t step_memory_bytes;
     const wn_ops *ops;

@@ -52,8 +52,8 @@ extern "C" {
 WN_EXPORT const char *wn_status_text(wn_status status);
 /* "WN_ENOPAGES" */
 WN_EXPORT const char *wn_status_name(wn_status status);
-/* What the latest failing call of this thread said, "" if none failed yet. Valid until this
- * thread's next failing call. */
+/* What the latest failing call of this thread said. Read it at once: valid until this thread's next
+ * call of any function of this header. */
 WN_EXPORT const char *wn_error_text(void);
 
 /* Receives log lines instead of stderr; NULL restores stderr. Which lines are written is decided by
@@ -157,9 +157,9 @@ typedef struct wn_memory_plan {
     uint64_t scale_bytes;    /* scales of quantised caches */
     uint64_t position_bytes; /* logical positions, for layers that evict */
     uint64_t page_table_bytes;
-    uint64_t workspace_bytes; /* plugins' workspaces and selections, for one open batch */
+    uint64_t workspace_bytes; /* plugins' workspaces, step memory, selections: of an open batch */
     uint64_t aux_bytes[16];
-    const char *aux_name[16]; /* "method.pool"; live until the plugin is unloaded */
+    char aux_name[16][48];    /* "method.pool" */
     uint64_t capacity_tokens; /* what the pages of a layer hold: divides into bytes per token */
     uint64_t total_bytes;
 } wn_memory_plan;
@@ -237,13 +237,14 @@ enum {
  *   qkv given         the same from one fused tensor [tokens, (heads + 2*kv_heads) * head_dim]
  *   out absent        append only
  *   k, v absent       attend only; the layer was appended in this batch before
- * Dtypes are the model's. LSE is natural-log. */
+ * An MLA model has no v, which is a part of k, and no fused form. Dtypes are the model's. LSE is
+ * natural-log; sinks, where given, are in it. */
 typedef struct wn_attention_args {
     uint32_t struct_size;
     uint32_t flags; /* WN_ATTENTION_... */
     wn_tensor q;    /* [tokens, num_heads, head_dim] */
     wn_tensor k;    /* [tokens, num_kv_heads, head_dim] */
-    wn_tensor v;    /* [tokens, num_kv_heads, v_head_dim] */
+    wn_tensor v;    /* [tokens, num_kv_heads, v_head_dim]; MLA: absent */
     wn_tensor qkv;
     wn_tensor out;  /* [tokens, num_heads, v_head_dim]; padding rows become 0 */
     wn_tensor lse;  /* F32 [tokens, num_heads]; padding rows become -inf. Optional */
@@ -255,7 +256,9 @@ typedef struct wn_attention_args {
                                head; the same at every call of a layer. 0: per token and head */
     const float *alibi_slopes; /* [num_heads] or NULL */
     const float *sinks;        /* [num_heads] logits in the denominator, or NULL */
-    const wn_named_input *inputs; /* [num_inputs] extra inputs of model-native methods */
+    /* [num_inputs] extra inputs of model-native methods, in the call that attends; one that only
+       appends may bring them too */
+    const wn_named_input *inputs;
     uint32_t num_inputs;
     uint32_t reserved;
 } wn_attention_args;
@@ -264,8 +267,9 @@ WN_STRUCT(wn_attention_args, reserved);
 /* Every layer once per batch (or once to append, then once to attend), in any order. If it fails,
  * the batch can only be ended or aborted. */
 WN_EXPORT wn_status wn_attention(wn_batch *batch, uint32_t layer, const wn_attention_args *args);
-/* Frees evicted pages, closes the step. WN_ESTATE if wn_attention failed, or if a layer was left out
- * or only appended: then the step is undone as by wn_batch_abort. The batch is gone in either case. */
+/* Frees evicted pages, closes the step. WN_ESTATE if wn_attention failed, or if a layer was left
+ * out, or only appended although a method works on it (it has not seen the new keys then): the step
+ * is undone as by wn_batch_abort. The batch is gone in either case. */
 WN_EXPORT wn_status wn_batch_end(wn_batch *batch);
 /* Undoes the step: sequences have their lengths from before it; what methods keep per sequence may
  * be ahead. Sequences which a layer has already compacted in this step cannot be restored: they are
@@ -300,7 +304,9 @@ typedef struct wn_counters {
     uint64_t keys_visible;     /* sum over query tokens and KV heads of stored keys they could see */
     uint64_t keys_selected;    /* sum of keys that the selection names; dense: keys_visible */
     uint64_t keys_attended;    /* the same after widening to pages */
-    uint64_t k_bytes_read, v_bytes_read; /* by the attention op: see wn_attend_counters */
+    /* By the attention op: see wn_attend_counters. MLA: V is read with K, and a selected token once
+       for all heads. */
+    uint64_t k_bytes_read, v_bytes_read;
     uint64_t aux_bytes_read;   /* page-scope auxiliary memory of the requests, for select */
     uint64_t tiles_seen, tiles_skipped;
     uint64_t tokens_dropped;   /* evicted, summed over KV heads */

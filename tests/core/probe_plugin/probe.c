@@ -10,7 +10,7 @@
 
 WN_PLUGIN_NOTE(PROBE_NAME, "1.0", "MIT", 15, WN_DEVICES_CPU, "a method that does as it is told");
 
-enum { KEEP, SELECT, FORM, TILE, THRESHOLD, ATTEND, FAIL, NUM_FIELDS };
+enum { KEEP, SELECT, FORM, TILE, THRESHOLD, ATTEND, FAIL, MEMORY, NUM_FIELDS };
 enum { FORM_CSR, FORM_FIXED, FORM_SHARED, FORM_LOGICAL, FORM_UNSORTED, FORM_LIE, FORM_OUTSIDE };
 enum { FAIL_NEVER, FAIL_SELECT, FAIL_RETAIN, FAIL_OBSERVE, FAIL_TILE, FAIL_ATTEND, FAIL_COUNT };
 static const char *const forms[] = {"csr", "fixed", "shared", "logical", "unsorted", "lie", "outside",
@@ -28,11 +28,12 @@ static const wn_config_field fields[NUM_FIELDS] = {
     FIELD(WN_FIELD_FLOAT, "threshold", "-1e30", -1e30, 0, NULL),
     FIELD(WN_FIELD_BOOL, "attend", "false", 0, 1, NULL),
     FIELD(WN_FIELD_ENUM, "fail", "never", 0, 0, failures),
+    FIELD(WN_FIELD_INT, "memory", "0", 0, 1 << 20, NULL), /* bytes of step memory to use */
 };
 
 typedef struct probe {
     wn_model model;
-    int64_t keep, select, form, tile, attend, fail;
+    int64_t keep, select, form, tile, attend, fail, memory;
     double threshold;
 } probe;
 
@@ -52,6 +53,7 @@ static wn_status create(const wn_model *model, const wn_value *values, void **in
     p->threshold = values[THRESHOLD].f;
     p->attend = values[ATTEND].i;
     p->fail = values[FAIL].i;
+    p->memory = values[MEMORY].i;
     *instance = p;
     return WN_OK;
 }
@@ -91,6 +93,7 @@ static wn_status bounds(void *instance, uint32_t layer, const wn_step_limits *li
     uint64_t heads = p->model.num_kv_heads;
     out->select_indices = heads * limits->tokens * (uint64_t)(p->select ? p->select : 1);
     out->select_offsets = limits->tokens + 1u;
+    out->step_bytes = (uint64_t)p->memory;
     out->retain_indices = heads * limits->batch * (uint64_t)(p->keep ? p->keep : 1);
     return WN_OK;
 }
@@ -121,12 +124,35 @@ static wn_status retain(void *instance, const wn_step_args *args, wn_selection *
     return WN_OK;
 }
 
+/* Layer 0 fills the step's memory with a mark of its method, phase and first sequence; a later layer
+ * must find it so. */
+static wn_status remember(const probe *p, const wn_step_args *args)
+{
+    uint8_t *memory = args->step_memory;
+    uint8_t mark = (uint8_t)(PROBE_NAME[0] ^ args->phase ^ (uint64_t)args->sequence[0] * 16);
+    if (p->memory == 0 && memory != NULL)
+        return wn_fail(args->error, WN_EPLUGIN, "step memory that nobody asked for");
+    if (p->memory > (int64_t)args->step_memory_bytes || (uintptr_t)memory % 64 != 0)
+        return wn_fail(args->error, WN_EPLUGIN, "%u bytes of step memory at %p",
+                       (unsigned)args->step_memory_bytes, (void *)memory);
+    for (int64_t i = 0; i < p->memory; i++) {
+        if (args->layer == 0)
+            memory[i] = mark;
+        else if (memory[i] != mark)
+            return wn_fail(args->error, WN_EPLUGIN, "step memory was lost");
+    }
+    return WN_OK;
+}
+
 static wn_status select_newest(void *instance, const wn_step_args *args, wn_selection *out)
 {
     const probe *p = instance;
     uint32_t row = 0;
     if (p->fail == FAIL_SELECT)
         return wn_fail(args->error, WN_EUNSUPPORTED, "told to fail");
+    wn_status status = remember(p, args);
+    if (status != WN_OK)
+        return status;
     uint32_t lists = p->form == FORM_SHARED ? 1 : args->kv.num_kv_heads;
     for (uint32_t b = 0; b < args->batch; b++)
         out->rows += (uint32_t)args->q_len[b];
@@ -200,7 +226,7 @@ static wn_status tile_policy(void *instance, const wn_step_args *args, wn_tile_p
     out->tile_q = out->tile_k = 8;
     for (uint32_t b = 0; b < args->batch; b++)
         out->log_threshold[b] = (float)p->threshold;
-    return WN_OK;
+    return remember(p, args);
 }
 
 /* The built-in kernel through the plugin's door. */

@@ -1,4 +1,5 @@
 /* test_append.c: append by hand: known rotations, known codes, and a pool above 4 GiB. */
+#include "kernels/number_format.h"
 #include "kernels/ref/ref.h"
 #include "suite.h"
 
@@ -114,6 +115,54 @@ static void int8_with_scales(void)
     CU_ASSERT(key_position[5] == 77 && key_position[4] == 0);
 }
 
+/* MLA: no V; the last 64 of 576 channels are rotated and stay bfloat16, and the latent's codes have
+ * a scale per 128: greatest magnitudes of 448, 449, 1e-3 and 0 have 1, 2 and, twice, the least. */
+static void records(void)
+{
+    static const float expected_scale[] = {1, 2, 0x1p-13f, 0x1p-13f};
+    static const int64_t slot[] = {1};
+    static const int32_t position[] = {1};
+    float k[576] = {0}, frequency[32], scale[4];
+    uint8_t pool[2][WN_MLA_RECORD_BYTES];
+    uint16_t rope[64];
+    memset(pool, 0x77, sizeof pool);
+    k[0] = -448, k[127] = 1.0625f, k[128] = 449, k[129] = 2, k[256] = 1e-3f;
+    for (int i = 0; i < 32; i++) {
+        frequency[i] = 1.57079632679f;
+        k[512 + 2 * i] = (float)(i + 1);
+        k[513 + 2 * i] = (float)(-2 * i - 100);
+    }
+    wn_append_args args = {.struct_size = WN_SIZEOF(wn_append_args),
+                           .k = dense(k, 1, 1, 576),
+                           .k_cache = {.data = pool,
+                                       .page_stride = sizeof pool,
+                                       .token_stride = WN_MLA_RECORD_BYTES,
+                                       .dtype = WN_U8,
+                                       .layout = WN_LAYOUT_MLA_FP8,
+                                       .dim = 576,
+                                       .tensor_scale = 1},
+                           .slot = slot,
+                           .position = position,
+                           .rope_inverse_frequency = frequency,
+                           .rope = WN_ROPE_INTERLEAVED,
+                           .rope_dim = 64,
+                           .rope_offset = 512,
+                           .tokens_per_page = 2,
+                           .num_tokens = 1};
+    CU_ASSERT_EQUAL(wn_ref_append(&args), WN_OK);
+    CU_ASSERT(pool[0][0] == 0x77 && pool[0][WN_MLA_RECORD_BYTES - 1] == 0x77);
+    memcpy(scale, pool[1] + 512, sizeof scale);
+    memcpy(rope, pool[1] + 528, sizeof rope);
+    CU_ASSERT_EQUAL(memcmp(scale, expected_scale, sizeof scale), 0);
+    CU_ASSERT(pool[1][0] == 0xfe && pool[1][127] == 0x38 && pool[1][1] == 0);
+    CU_ASSERT(pool[1][128] == 0x76 && pool[1][129] == 0x38); /* 449 / 2 is 224, 2 / 2 is 1 */
+    CU_ASSERT_EQUAL(pool[1][256], 0x50);                     /* 8.192 is 8 in steps of 1 */
+    for (int i = 0; i < 32; i++) { /* small integers: exact but for the quarter turn's rounding */
+        CU_ASSERT_EQUAL(rope[2 * i], wn_bf16_from_double(2 * i + 100));
+        CU_ASSERT_EQUAL(rope[2 * i + 1], wn_bf16_from_double(i + 1));
+    }
+}
+
 static void skipped_tokens_are_not_written(void)
 {
     float k[] = {1, 2}, pool[] = {7, 7};
@@ -191,5 +240,5 @@ static void beyond_4_gib(void)
 
 WN_SUITE("kernels.ref.append", {"half split", half_split}, {"interleaved", interleaved},
          {"frequencies from theta", frequencies_from_theta}, {"int8 with scales", int8_with_scales},
-         {"skipped tokens are not written", skipped_tokens_are_not_written},
+         {"records", records}, {"skipped tokens are not written", skipped_tokens_are_not_written},
          {"beyond 4 GiB", beyond_4_gib})

@@ -123,9 +123,11 @@ static void chunks_are_the_whole(wn_check *check)
 }
 
 /* An executor's thread may have a stack of no more than 512 KiB. */
-static void *votes_in_a_thread(void *args)
+static void *votes_in_a_thread(void *argument)
 {
-    CU_ASSERT_EQUAL(wn_kernels_variant("ref")->context(args), WN_OK);
+    const wn_attend_args *args = argument;
+    if (args->tile->flags == 0) /* two passes are generation's */
+        CU_ASSERT_EQUAL(wn_kernels_variant("ref")->context(args), WN_OK);
     CU_ASSERT_EQUAL(wn_kernels_variant("ref")->generation(args), WN_OK);
     return NULL;
 }

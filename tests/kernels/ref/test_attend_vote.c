@@ -100,6 +100,42 @@ static void what_a_vote_is_told(void)
     CU_ASSERT_DOUBLE_EQUAL(t.lse[1], log(exp(1) + exp(0)), 1e-6);
 }
 
+/* Maxima 1, 3, 5, 4.9, 2 at ln(lambda) = -1: one pass leaves out the last alone, two the first and
+ * the second too, in whatever order they come. A threshold above 0 leaves the greatest. */
+static void two_passes(void)
+{
+    static const float scores[2][10] = {{1, 0, 3, 2, 5, 4, 4.9f, 0, 2, 1},
+                                        {2, 1, 5, 4, 1, 0, 4.9f, 0, 3, 2}};
+    float log_threshold = -1;
+    wn_tile_policy policy = {.struct_size = WN_SIZEOF(wn_tile_policy),
+                             .kind = WN_TILE_SKIP_SOFTMAX,
+                             .flags = WN_TILE_TWO_PASS,
+                             .tile_k = 2,
+                             .log_threshold = &log_threshold};
+    tiny_attention t;
+    for (int order = 0; order < 2; order++) {
+        log_threshold = -1;
+        tiny_attention_make(&t, 10, scores[order], 1);
+        t.args.tile = &policy;
+        CU_ASSERT_EQUAL(wn_ref_generation(&t.args), WN_OK);
+        CU_ASSERT_EQUAL(t.counters.tiles_seen, 5);
+        CU_ASSERT_EQUAL(t.counters.tiles_skipped, 3);
+        CU_ASSERT_EQUAL(t.counters.keys_read, 10);
+        CU_ASSERT_EQUAL(t.counters.values_read, 4);
+        CU_ASSERT_DOUBLE_EQUAL(t.lse[0], log(exp(5) + exp(4) + exp(4.9f) + exp(0)), 1e-6);
+        log_threshold = 100;
+        CU_ASSERT_EQUAL(wn_ref_generation(&t.args), WN_OK);
+        CU_ASSERT_EQUAL(t.counters.tiles_skipped, 3 + 4);
+        CU_ASSERT_DOUBLE_EQUAL(t.lse[0], log(exp(5) + exp(4)), 1e-6);
+    }
+    policy.flags = 0;
+    log_threshold = -1;
+    tiny_attention_make(&t, 10, scores[0], 1);
+    t.args.tile = &policy;
+    CU_ASSERT_EQUAL(wn_ref_generation(&t.args), WN_OK);
+    CU_ASSERT_EQUAL(t.counters.tiles_skipped, 1);
+}
+
 static void nan_never_agrees(void)
 {
     static const float scores[] = {5, NAN, 1, 0};
@@ -138,4 +174,5 @@ static void too_many_voters(void)
 
 WN_SUITE("kernels.ref.attend_vote", {"a tile goes", a_tile_goes},
          {"one row is a veto", one_row_is_a_veto}, {"what a vote is told", what_a_vote_is_told},
-         {"NaN never agrees", nan_never_agrees}, {"too many voters", too_many_voters})
+         {"two passes", two_passes}, {"NaN never agrees", nan_never_agrees},
+         {"too many voters", too_many_voters})

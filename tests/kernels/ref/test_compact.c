@@ -138,7 +138,36 @@ static void both_directions_at_once_are_refused(void)
         CU_ASSERT(holds(&c, s, s));
 }
 
+/* MLA: K moves alone, as records too, which are moved whole. */
+static void v_within_k(void)
+{
+    static const int32_t keep[] = {2, 5}, offsets[] = {0, 2};
+    uint8_t record[2][TOKENS_PER_PAGE][WN_MLA_RECORD_BYTES];
+    cache c = filled(6);
+    for (int s = 0; s < SLOTS; s++)
+        memset(record[1 - s / TOKENS_PER_PAGE][s % TOKENS_PER_PAGE], 10 + s, WN_MLA_RECORD_BYTES);
+    wn_compact_args args = {.struct_size = WN_SIZEOF(wn_compact_args),
+                            .kv = view_of(&c),
+                            .indices = keep,
+                            .offsets = offsets};
+    args.kv.v = (wn_kv_view){0};
+    CU_ASSERT_EQUAL(wn_ref_compact(&args), WN_OK);
+    CU_ASSERT(c.k[1][0][0] == 20 && c.k[1][1][0] == 50 && c.k_scale[1][1] == 6);
+    CU_ASSERT(c.v[1][0] == 0 && c.v[1][1] == -1);
+    args.kv.k = (wn_kv_view){.data = record,
+                             .page_stride = sizeof record[0],
+                             .token_stride = WN_MLA_RECORD_BYTES,
+                             .dtype = WN_U8,
+                             .layout = WN_LAYOUT_MLA_FP8,
+                             .dim = 576,
+                             .tensor_scale = 1};
+    CU_ASSERT_EQUAL(wn_ref_compact(&args), WN_OK);
+    CU_ASSERT(record[1][0][0] == 12 && record[1][0][WN_MLA_RECORD_BYTES - 1] == 12);
+    CU_ASSERT(record[1][1][0] == 15 && record[1][1][WN_MLA_RECORD_BYTES - 1] == 15);
+    CU_ASSERT(record[1][2][0] == 12 && record[0][1][0] == 15);
+}
+
 WN_SUITE("kernels.ref.compact", {"to the front", to_the_front}, {"to the end", to_the_end},
          {"overlapping moves", overlapping_moves},
-         {"all or none change nothing", all_or_none_change_nothing},
+         {"all or none change nothing", all_or_none_change_nothing}, {"V within K", v_within_k},
          {"both directions at once are refused", both_directions_at_once_are_refused})

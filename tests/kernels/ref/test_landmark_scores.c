@@ -78,6 +78,38 @@ static void greatest_channels(void)
     CU_ASSERT_DOUBLE_EQUAL(g.scores[0], mean_of_softmax(5, 1, 1, 1), 1e-6);
 }
 
+/* Channel 1 alone counts: |q| is 3 of 5 and 1 of 3 there, and head_dim is 3. */
+static void temperature_of_the_counted_channels(void)
+{
+    group g = typical();
+    make(&g, 1);
+    g.args.temperature = WN_TEMPERATURE_SPARQ;
+    CU_ASSERT_EQUAL(wn_ref_landmark_scores(&g.args), WN_OK);
+    double t0 = sqrt(3 * 3 / 5.), t1 = sqrt(3 * 1 / 3.); /* minima -1 and 0 */
+    CU_ASSERT_DOUBLE_EQUAL(g.scores[0], mean_of_softmax(3 / t0, 0, -1 / t1, 0), 1e-6);
+    for (int i = 0; i < 2 * DIM; i++)
+        g.q[i] = 0; /* no channel has any weight: all landmarks are alike */
+    CU_ASSERT_EQUAL(wn_ref_landmark_scores(&g.args), WN_OK);
+    CU_ASSERT(g.scores[0] == 0.5f && g.scores[1] == 0.5f);
+}
+
+/* Landmarks of three tokens, of which the second has one: four tokens in the softmax. */
+static void softmax_over_tokens(void)
+{
+    int32_t length = 4;
+    group g = typical();
+    make(&g, 128);
+    g.args.landmarks.landmark_size = 3;
+    g.args.tokens_per_page = 6;
+    g.args.length = &length;
+    CU_ASSERT_EQUAL(wn_ref_landmark_scores(&g.args), WN_OK);
+    double first = (exp(10) / (3 * exp(10) + exp(5)) + exp(-4) / (3 * exp(-4) + exp(-3))) / 2;
+    CU_ASSERT_DOUBLE_EQUAL(g.scores[0], first, 1e-6);
+    CU_ASSERT_DOUBLE_EQUAL(g.scores[1], 1 - 3 * first, 1e-6);
+    length = 3; /* one landmark's worth */
+    CU_ASSERT_EQUAL(wn_ref_landmark_scores(&g.args), WN_EINVAL);
+}
+
 static void nobody_asks(void)
 {
     group g = typical();
@@ -90,4 +122,6 @@ static void nobody_asks(void)
 }
 
 WN_SUITE("kernels.ref.landmark_scores", {"all channels", all_channels},
-         {"greatest channels", greatest_channels}, {"nobody asks", nobody_asks})
+         {"greatest channels", greatest_channels},
+         {"temperature of the counted channels", temperature_of_the_counted_channels},
+         {"softmax over tokens", softmax_over_tokens}, {"nobody asks", nobody_asks})

@@ -100,7 +100,27 @@ static void rounding_keeps_the_order(void)
     CU_ASSERT_EQUAL(codes[7], 0x7b);
 }
 
+/* Landmarks over slots 7, 0, none, 2 | 5, in pages of one landmark of their own: page 1, then 0. */
+static void of_a_list_of_slots(void)
+{
+    static const int32_t slots[] = {7, 0, -1, 2, 5}, pages[] = {1, 0};
+    int32_t count = 5;
+    landmarks l;
+    make(&l, keys);
+    l.args.gather = slots;
+    l.args.count = &count;
+    l.args.landmarks.landmark_size = 4;
+    l.args.landmark_page_table = pages;
+    l.args.landmark_page_table_stride = 2;
+    l.args.landmark_tokens_per_page = 4;
+    CU_ASSERT_EQUAL(wn_ref_landmark_update(&l.args), WN_OK);
+    expect(&l, (float[]){5, 5, 77, 77, 1, 6, 77, 77});
+    l.length = 7; /* slot 7 is no longer the request's */
+    CU_ASSERT_EQUAL(wn_ref_landmark_update(&l.args), WN_EINVAL);
+}
+
 WN_SUITE("kernels.ref.landmark_update", {"across pages", across_pages},
          {"slot by slot", slot_by_slot},
          {"zeros have no sign and NaN no say", zeros_have_no_sign_and_nan_no_say},
-         {"rounding keeps the order", rounding_keeps_the_order})
+         {"rounding keeps the order", rounding_keeps_the_order},
+         {"of a list of slots", of_a_list_of_slots})

@@ -32,6 +32,13 @@ WN_PLUGIN_NOTE("broken", "1.0", "MIT", WN_HAS_CONFIG | WN_HAS_PREDICTOR | WN_HAS
 
 /* ---------------------------------------------------------------- mistakes of the file */
 
+/* Writes where nothing is, and no optimiser can know that. */
+static inline void crash(void)
+{
+    volatile int *volatile nowhere = NULL;
+    *nowhere = 1;
+}
+
 #ifdef BUG_EXPORT_EXTRA
 WN_EXPORT int broken_extra(void);
 int broken_extra(void) { return 1; }
@@ -61,14 +68,15 @@ __attribute__((constructor)) static void start(void)
 #endif
 
 #ifdef BUG_CRASH_AT_LOAD
-__attribute__((constructor)) static void crash(void) { *(volatile int *)0 = 1; }
+__attribute__((constructor)) static void crash_at_load(void) { crash(); }
 #endif
 
 /* ---------------------------------------------------------------- config */
 
 static const wn_memory *memory;
 
-enum { KEEP, NEWEST, NUM_FIELDS };
+enum { KEEP, NEWEST, DEPTH, MODE, LOUD, WEIGHT, DEPTHS, NAMES, NUMBERS, NUM_FIELDS };
+static const char *const modes[] = {"calm", "wild", NULL};
 static const wn_config_field fields[NUM_FIELDS] = {
     {WN_SIZEOF(wn_config_field), WN_FIELD_INT, WN_FIELD_BUDGET, 0, "keep", "tokens",
 #ifdef BUG_NO_HELP
@@ -87,10 +95,28 @@ static const wn_config_field fields[NUM_FIELDS] = {
 #endif
      , WN_FIELD_INT, WN_FIELD_BUDGET, 0, "newest", "tokens", "newest tokens attended to", "64", 1,
      1 << 30, NULL},
+    /* One of each type, which only mistakes read. */
+    {WN_SIZEOF(wn_config_field), WN_FIELD_INT, 0, 0, "depth", "", "a number", "1", 1, 64, NULL},
+    {WN_SIZEOF(wn_config_field), WN_FIELD_ENUM, 0, 0, "mode", "", "a name", "calm", 0, 0, modes},
+    {WN_SIZEOF(wn_config_field), WN_FIELD_BOOL, 0, 0, "loud", "", "yes or no", "false", 0, 0, NULL},
+    {WN_SIZEOF(wn_config_field), WN_FIELD_PHASE_FLOAT, 0, 0, "weight", "", "by phase", "0.5", 0, 1,
+     NULL},
+    {WN_SIZEOF(wn_config_field), WN_FIELD_INT_LIST, 0, 0,
+#ifdef BUG_TAKEN_NAME
+     "layers",
+#else
+     "depths",
+#endif
+     "", "integers", "[1, 2]", 0, 9, NULL},
+    {WN_SIZEOF(wn_config_field), WN_FIELD_STRING_LIST, 0, 0, "names", "", "words", "[a, b]", 0, 0,
+     NULL},
+    {WN_SIZEOF(wn_config_field), WN_FIELD_NUMBER_MAP, 0, 0, "numbers", "", "a mapping", "{a: 1}", -1,
+     1, NULL},
 };
 
 typedef struct instance {
     int64_t keep, newest;
+    int shaken; /* an event came that its mistake does not live with */
 } instance;
 
 static wn_status check(const wn_model *model, const wn_value *values, const wn_reasons *reasons)
@@ -98,6 +124,10 @@ static wn_status check(const wn_model *model, const wn_value *values, const wn_r
     (void)model, (void)values, (void)reasons;
 #ifdef BUG_REASON_AND_OK
     reasons->add(reasons->context, "I do not like it");
+#endif
+#ifdef BUG_REFUSES_WITHOUT_REASON
+    if (values[DEPTH].i == 64)
+        return WN_ECONFIG;
 #endif
     return WN_OK;
 }
@@ -113,7 +143,7 @@ static wn_status create(const wn_model *model, const wn_value *values, void **ou
 #endif
 #ifdef BUG_CRASH
     if (lives == 50)
-        *(volatile int *)0 = 1;
+        crash();
 #endif
 #ifdef BUG_LEAVE
     if (lives == 50)
@@ -123,9 +153,23 @@ static wn_status create(const wn_model *model, const wn_value *values, void **ou
     if (self == NULL)
         return wn_fail(error, WN_ENOMEM, "no memory");
 #ifdef BUG_LEAK_MALLOC
-    *(void *volatile *)&self = self;
-    memset(malloc(100), 1, 100);
+    static void *volatile lost; /* volatile: an optimiser may drop a malloc that nobody looks at */
+    lost = malloc(100);
 #endif
+#ifdef BUG_CRASH_AT_GREATEST
+    if (values[DEPTH].i == 64)
+        crash();
+#endif
+#ifdef BUG_HANG_AT_NAME
+    while (values[MODE].i == 1)
+        pause();
+#endif
+#ifdef BUG_LEAK_AT_NAME
+    static void *volatile left;
+    if (values[MODE].i == 1)
+        left = malloc(100);
+#endif
+    self->shaken = 0;
     self->keep = values[KEEP].i;
     self->newest = values[NEWEST].i;
     *out = self;
@@ -146,7 +190,7 @@ static wn_status lower(void *self, uint32_t layer, uint32_t phase, uint32_t *rol
 {
     (void)self, (void)layer, (void)error;
     *roles = phase == WN_PHASE_CONTEXT ? WN_ROLE_RETAIN : WN_ROLE_SELECT;
-#ifdef BUG_ATTEND_ALL
+#if defined(BUG_ATTEND_ALL) || defined(BUG_LSE_BASE_2) || defined(BUG_NOT_NORMALISED)
     *roles |= phase == WN_PHASE_GENERATION ? WN_ROLE_ATTEND : 0;
 #endif
 #ifdef BUG_NO_REASON
@@ -216,6 +260,15 @@ static wn_status retain(void *self, const wn_step_args *args, wn_selection *out)
         if (nan_beyond(args, b))
             length = count; /* keeps the oldest */
 #endif
+#ifdef BUG_DEPENDS_ON_PAGES
+        const int32_t *page = args->kv.page_table + b * args->kv.page_table_stride;
+        if (length > (int32_t)args->kv.tokens_per_page && page[1] != page[0] + 1)
+            length = count; /* keeps the oldest */
+#endif
+#ifdef BUG_DEPENDS_ON_CHUNKS
+        if (!(args->request_flags[b] & WN_REQUEST_FIRST_CHUNK))
+            length = count; /* keeps the oldest */
+#endif
         for (int32_t i = length - count; i < length; i++)
             out->indices[used++] = i;
 #ifdef BUG_RETAIN_UNSORTED
@@ -245,12 +298,18 @@ static wn_status choose(void *self, const wn_step_args *args, wn_selection *out)
     if (args->batch > 1)
         return wn_fail(args->error, WN_EINVAL, "one at a time, please");
 #endif
+#ifdef BUG_EMPTY_REQUEST
+    for (uint32_t b = 0; b < args->batch; b++)
+        if (args->q_len[b] == 0)
+            return wn_fail(args->error, WN_EINVAL, "who asks for nothing?");
+#endif
     for (uint32_t b = 0; b < args->batch; b++)
         for (int32_t i = 1; i <= args->q_len[b]; i++) {
             int64_t newest = ((instance *)self)->newest;
 #ifdef BUG_DEPENDS_ON_BATCH
             newest = args->batch > 1 ? 1 : newest;
 #endif
+            newest = ((instance *)self)->shaken ? 1 : newest;
 #ifdef BUG_DEPENDS_ON_THREADS
             newest = args->executor->num_threads > 1 ? newest : 1;
 #endif
@@ -271,15 +330,78 @@ static wn_status choose(void *self, const wn_step_args *args, wn_selection *out)
     return WN_OK;
 }
 
+/* Events that shake those who make a mistake of them. */
+static wn_status event(void *self, const wn_sequence_event *what)
+{
+    (void)self, (void)what;
+#ifdef BUG_FORGETS_FORK
+    ((instance *)self)->shaken |= what->kind == WN_EVENT_FORK;
+#endif
+#ifdef BUG_FORGETS_TRUNCATE
+    ((instance *)self)->shaken |= what->kind == WN_EVENT_TRUNCATE;
+#endif
+    return WN_OK;
+}
+
 /* ---------------------------------------------------------------- kernel hook */
+
+/* Only mistakes claim ATTEND. */
+static wn_status attend_all(const wn_step_args *args, const wn_attend_args *given)
+{
+    wn_attend_args all = *given;
+    all.selection = NULL;
+    all.selection_row = NULL;
+    return args->ops->generation(&all);
+}
+
+#if defined(BUG_LSE_BASE_2) || defined(BUG_NOT_NORMALISED)
+static float *lse_at(const wn_attend_args *given, int64_t row, uint32_t head)
+{
+    return (float *)given->lse.data + row * given->lse.stride[0] + head * given->lse.stride[1];
+}
+
+/* In base 2; or with weights that sum to the mass of what was selected instead of to 1. */
+static void spoil(const wn_attend_args *given, int64_t row, uint32_t head, float all)
+{
+    float *lse = lse_at(given, row, head);
+#ifdef BUG_LSE_BASE_2
+    (void)all;
+    *lse *= 1.44269504f;
+#else
+    float *out =
+        (float *)given->out.data + row * given->out.stride[0] + head * given->out.stride[1];
+    for (int64_t c = 0; c < given->out.shape[2]; c++)
+        out[c] *= expf(*lse - all);
+#endif
+}
+
+static wn_status attend_spoiled(const wn_step_args *args, const wn_attend_args *given)
+{
+    int64_t rows = given->lse.shape[0], heads = given->lse.shape[1];
+    float all[64 * 64];
+    if (given->lse.data == NULL || rows > 64 || heads > 64)
+        return args->ops->generation(given);
+    wn_status status = attend_all(args, given);
+    for (int64_t i = 0; i < rows * heads; i++)
+        all[i] = *lse_at(given, i / heads, (uint32_t)(i % heads));
+    if (status == WN_OK)
+        status = args->ops->generation(given);
+    for (uint32_t b = 0; b < args->batch; b++)
+        for (int32_t r = given->q_begin[b]; r < given->q_begin[b] + given->q_len[b]; r++)
+            for (uint32_t h = 0; h < heads; h++)
+                spoil(given, r, h, all[r * heads + h]);
+    return status;
+}
+#endif
 
 static wn_status attend(void *self, const wn_step_args *args, const wn_attend_args *given)
 {
-    wn_attend_args all = *given;
     (void)self;
-    all.selection = NULL; /* the mistake of BUG_ATTEND_ALL, the only one that claims ATTEND */
-    all.selection_row = NULL;
-    return args->ops->generation(&all);
+#if defined(BUG_LSE_BASE_2) || defined(BUG_NOT_NORMALISED)
+    return attend_spoiled(args, given);
+#else
+    return attend_all(args, given);
+#endif
 }
 
 /* ---------------------------------------------------------------- tables */
@@ -301,6 +423,7 @@ static const wn_predictor_interface predictor = {
     .retained_count = retained_count,
     .retain = retain,
     .select = choose,
+    .event = event,
 };
 static const wn_kernel_hook_interface hook = {
     .struct_size = WN_SIZEOF(wn_kernel_hook_interface),
