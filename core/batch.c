@@ -324,12 +324,20 @@ wn_status wn_batch_begin(wn_engine *engine, const wn_batch_item *items, uint32_t
 
 /* ---------------------------------------------------------------- end */
 
+/* Attended, or appended where nobody but the cache needs to see the keys. */
+static int is_done(const wn_batch *b, uint32_t layer)
+{
+    uint8_t enough = b->engine->layers[layer].num_methods > 0
+                         ? WN_LAYER_ATTENDED : WN_LAYER_ATTENDED | WN_LAYER_APPENDED;
+    return (b->layer_state[layer] & enough) != 0;
+}
+
 /* The first layer that is not done; num_layers if all are. A step without tokens has nothing to
  * do unless a prompt ends in it. */
 static uint32_t unfinished_layer(const wn_batch *b)
 {
     uint32_t layer = 0;
-    while (layer < b->engine->model.num_layers && b->layer_state[layer] & WN_LAYER_ATTENDED)
+    while (layer < b->engine->model.num_layers && is_done(b, layer))
         layer++;
     for (uint32_t i = 0; i < b->num_items; i++)
         if (b->q_len[i] > 0 || b->items[i].will_compact)

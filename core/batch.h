@@ -4,6 +4,7 @@
 
 #include "core/engine.h"
 
+/* Bits of layer_state. */
 enum { WN_LAYER_APPENDED = 1, WN_LAYER_ATTENDED = 2 };
 
 /* All arrays are carved out of one allocation (batch.c), made when the batch object is first needed

@@ -162,12 +162,12 @@ static void plan_aux(wn_memory_plan *plan, const char *name, uint64_t bytes)
 {
     const uint32_t room = sizeof plan->aux_name / sizeof plan->aux_name[0];
     uint32_t i = 0;
-    while (i < plan->num_aux && strcmp(plan->aux_name[i], name) != 0)
+    while (i < plan->num_aux && strncmp(plan->aux_name[i], name, sizeof plan->aux_name[0] - 1) != 0)
         i++;
     if (i == room)
         i--; /* more kinds of pools than rows: the last row sums up the rest */
     if (i == plan->num_aux)
-        plan->aux_name[plan->num_aux++] = name;
+        snprintf(plan->aux_name[plan->num_aux++], sizeof plan->aux_name[0], "%s", name);
     plan->aux_bytes[i] += bytes;
 }
 

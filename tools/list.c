@@ -31,6 +31,10 @@ static const char *text(const char *value) { return value != NULL ? value : ""; 
 static void print_plugin(const wn_plugin_info *info)
 {
     char interfaces[128], devices[64];
+    if (text(info->algorithm)[0] == '\0') { /* the file could not be read as a plugin */
+        printf("%s\n%-16s cannot be used: %s\n", info->path, "", info->problem);
+        return;
+    }
     wn_interfaces_text(info->interfaces, interfaces, sizeof interfaces);
     wn_devices_text(info->devices, devices, sizeof devices);
     printf("%-16s %-8s %-10s ABI %u.%-4u %-32s %s\n", text(info->algorithm), text(info->version),

@@ -1,6 +1,6 @@
 /* run.c: `winnow run`: one trace, dense attention and each configuration, side by side. */
 #include "tools/command.h"
-#include "tools/plugin_path.h"
+#include "tools/found_plugins.h"
 #include "tools/report.h"
 #include "tools/save.h"
 #include "tools/summary.h"
@@ -71,7 +71,8 @@ typedef struct session {
 
 static int failed(const session *s)
 {
-    fprintf(stderr, "winnow run: %s\n", s->error_text);
+    if (s->error_text[0] != '\0') /* else whoever failed has said it */
+        fprintf(stderr, "winnow run: %s\n", s->error_text);
     return WN_EXIT_FAILED;
 }
 
@@ -125,10 +126,8 @@ static wn_status open_inputs(session *s, const int64_t *layers)
         status = wn_fact_find(s->trace, &s->fact, &s->error);
     if (status != WN_OK)
         return status;
-    char *path = wn_plugin_path(s->options.plugin_path);
-    status = wn_registry_open(path, &s->registry);
-    free(path);
-    return status == WN_OK ? WN_OK : wn_fail(&s->error, status, "%s", wn_error_text());
+    s->registry = wn_found_plugins("run", s->options.plugin_path);
+    return s->registry != NULL ? WN_OK : WN_EIO; /* it has said why */
 }
 
 /* ---------------------------------------------------------------- replays */

@@ -315,9 +315,17 @@ static void append_apart_from_attend(void)
     CU_ASSERT(check_distance(out + 9 * ROW, o, ROW) < BOUND);
     /* Layer 1 was left out: the step is undone. */
     CU_ASSERT_EQUAL(wn_batch_end(b), WN_ESTATE);
+    CU_ASSERT(strstr(wn_error_text(), "layer 1") != NULL);
     int32_t logical, physical;
     wn_sequence_length(c.engine, s, 0, &logical, &physical);
     CU_ASSERT(logical == 0 && physical == 0);
+    /* Filling the cache without attending is a step too, where no method needs to look. */
+    CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, &item, 1, &b), WN_OK);
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        CU_ASSERT_EQUAL(wn_attention(b, layer, WN_ARGS(wn_attention_args, .k = k, .v = v)), WN_OK);
+    CU_ASSERT_EQUAL(wn_batch_end(b), WN_OK);
+    wn_sequence_length(c.engine, s, 0, &logical, &physical);
+    CU_ASSERT(logical == 10 && physical == 10);
     /* A dry run checks and writes nothing but zeros. */
     CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, &item, 1, &b), WN_OK);
     CU_ASSERT_EQUAL(wn_attention(b, 0, WN_ARGS(wn_attention_args, .q = q, .k = k, .v = v, .out = to,
@@ -326,6 +334,25 @@ static void append_apart_from_attend(void)
         CU_ASSERT(out[i] == 0);
     CU_ASSERT_EQUAL(wn_batch_abort(b), WN_OK);
     check_erase(&text);
+    check_close(&c);
+}
+
+/* A method that never saw the keys of a step must not be asked about them in the next. */
+static void methods_must_see_every_step(void)
+{
+    check_engine c = {0};
+    check_open(&c, probe_select, NULL);
+    float data[4 * ROW] = {0};
+    wn_sequence s;
+    wn_batch *b;
+    wn_sequence_create(c.engine, &s);
+    wn_batch_item item = {WN_SIZEOF(wn_batch_item), WN_ITEM_CONTEXT, s, 4, 0, NULL};
+    wn_tensor kv = tensor(data, 4, 2);
+    CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, &item, 1, &b), WN_OK);
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        CU_ASSERT_EQUAL(wn_attention(b, layer, WN_ARGS(wn_attention_args, .k = kv, .v = kv)), WN_OK);
+    CU_ASSERT_EQUAL(wn_batch_end(b), WN_ESTATE);
+    CU_ASSERT(strstr(wn_error_text(), "layer 0") != NULL);
     check_close(&c);
 }
 
@@ -597,6 +624,7 @@ WN_SUITE("core.attention", {"dense prefill and generation", dense_prefill_and_ge
          {"eviction keeps what was chosen", eviction_keeps_what_was_chosen},
          {"eviction spares forks", eviction_spares_forks},
          {"append apart from attend", append_apart_from_attend},
+         {"methods must see every step", methods_must_see_every_step},
          {"bad arguments are named", bad_arguments_are_named},
          {"failures fail the step or go dense", failures_fail_the_step_or_go_dense},
          {"the attend role sees everything", the_attend_role_sees_everything},

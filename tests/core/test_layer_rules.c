@@ -47,7 +47,8 @@ static void check(const char *layers, const char *ignore, uint32_t expected)
     CU_ASSERT_EQUAL(errors.count, 0);
     CU_ASSERT_EQUAL(on_layers(), expected);
     if (on_layers() != expected)
-        printf("\n  %s / %s: %x, not %x\n", layers, ignore, on_layers(), expected);
+        printf("\n  %s / %s: %x, not %x\n", layers != NULL ? layers : "-",
+               ignore != NULL ? ignore : "-", on_layers(), expected);
     reset();
 }
 

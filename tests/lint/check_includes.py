@@ -18,7 +18,7 @@ MAY_INCLUDE = {  # folder: folders whose headers it may include; "abi" and "host
 }
 # What the headers of the ABI may take from the system: it must be there in freestanding C99, but
 # for the two that formatting an error needs.
-ABI_SYSTEM = {"stddef.h", "stdint.h", "stdarg.h", "stdio.h"}
+ABI_SYSTEM = {"stddef.h", "stdint.h", "stdarg.h", "stdio.h", "string.h"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.M)
 
 

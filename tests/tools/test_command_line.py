@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The subcommands list, describe, check, doctor and validate as a user meets them.
 
-usage: test_command_line.py WINNOW BUILT_PLUGINS BROKEN_PLUGINS TEST_DATA
+usage: test_command_line.py WINNOW BUILT_PLUGINS BROKEN_PLUGINS
 """
 import json
 import os
@@ -12,7 +12,7 @@ import tempfile
 import unittest
 import xml.etree.ElementTree
 
-WINNOW, PLUGINS, BROKEN, DATA = sys.argv[1:5]
+WINNOW, PLUGINS, BROKEN = sys.argv[1:4]
 MODEL = "layers=4,heads=8,kv_heads=2,head_dim=64,max_position=4096"
 
 

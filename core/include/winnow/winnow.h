@@ -159,7 +159,7 @@ typedef struct wn_memory_plan {
     uint64_t page_table_bytes;
     uint64_t workspace_bytes; /* plugins' workspaces and selections, for one open batch */
     uint64_t aux_bytes[16];
-    const char *aux_name[16]; /* "method.pool"; live until the plugin is unloaded */
+    char aux_name[16][48];    /* "method.pool" */
     uint64_t capacity_tokens; /* what the pages of a layer hold: divides into bytes per token */
     uint64_t total_bytes;
 } wn_memory_plan;
@@ -264,8 +264,9 @@ WN_STRUCT(wn_attention_args, reserved);
 /* Every layer once per batch (or once to append, then once to attend), in any order. If it fails,
  * the batch can only be ended or aborted. */
 WN_EXPORT wn_status wn_attention(wn_batch *batch, uint32_t layer, const wn_attention_args *args);
-/* Frees evicted pages, closes the step. WN_ESTATE if wn_attention failed, or if a layer was left out
- * or only appended: then the step is undone as by wn_batch_abort. The batch is gone in either case. */
+/* Frees evicted pages, closes the step. WN_ESTATE if wn_attention failed, or if a layer was left
+ * out, or only appended although a method works on it (it has not seen the new keys then): the step
+ * is undone as by wn_batch_abort. The batch is gone in either case. */
 WN_EXPORT wn_status wn_batch_end(wn_batch *batch);
 /* Undoes the step: sequences have their lengths from before it; what methods keep per sequence may
  * be ahead. Sequences which a layer has already compacted in this step cannot be restored: they are

@@ -32,6 +32,13 @@ WN_PLUGIN_NOTE("broken", "1.0", "MIT", WN_HAS_CONFIG | WN_HAS_PREDICTOR | WN_HAS
 
 /* ---------------------------------------------------------------- mistakes of the file */
 
+/* Writes where nothing is, and no optimiser can know that. */
+static inline void crash(void)
+{
+    volatile int *volatile nowhere = NULL;
+    *nowhere = 1;
+}
+
 #ifdef BUG_EXPORT_EXTRA
 WN_EXPORT int broken_extra(void);
 int broken_extra(void) { return 1; }
@@ -61,7 +68,7 @@ __attribute__((constructor)) static void start(void)
 #endif
 
 #ifdef BUG_CRASH_AT_LOAD
-__attribute__((constructor)) static void crash(void) { *(volatile int *)0 = 1; }
+__attribute__((constructor)) static void crash_at_load(void) { crash(); }
 #endif
 
 /* ---------------------------------------------------------------- config */
@@ -113,7 +120,7 @@ static wn_status create(const wn_model *model, const wn_value *values, void **ou
 #endif
 #ifdef BUG_CRASH
     if (lives == 50)
-        *(volatile int *)0 = 1;
+        crash();
 #endif
 #ifdef BUG_LEAVE
     if (lives == 50)
@@ -123,8 +130,8 @@ static wn_status create(const wn_model *model, const wn_value *values, void **ou
     if (self == NULL)
         return wn_fail(error, WN_ENOMEM, "no memory");
 #ifdef BUG_LEAK_MALLOC
-    *(void *volatile *)&self = self;
-    memset(malloc(100), 1, 100);
+    static void *volatile lost; /* volatile: an optimiser may drop a malloc that nobody looks at */
+    lost = malloc(100);
 #endif
     self->keep = values[KEEP].i;
     self->newest = values[NEWEST].i;
