@@ -52,8 +52,8 @@ extern "C" {
 WN_EXPORT const char *wn_status_text(wn_status status);
 /* "WN_ENOPAGES" */
 WN_EXPORT const char *wn_status_name(wn_status status);
-/* What the latest failing call of this thread said, "" if none failed yet. Valid until this
- * thread's next failing call. */
+/* What the latest failing call of this thread said. Read it at once: valid until this thread's next
+ * call of any function of this header. */
 WN_EXPORT const char *wn_error_text(void);
 
 /* Receives log lines instead of stderr; NULL restores stderr. Which lines are written is decided by
