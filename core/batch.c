@@ -347,9 +347,9 @@ wn_status wn_batch_begin(wn_engine *engine, const wn_batch_item *items, uint32_t
 /* Attended, or appended where nobody but the cache needs to see the keys. */
 static int is_done(const wn_batch *b, uint32_t layer)
 {
-    uint8_t enough = b->engine->layers[layer].num_methods > 0
-                         ? WN_LAYER_ATTENDED : WN_LAYER_ATTENDED | WN_LAYER_APPENDED;
-    return (b->layer_state[layer] & enough) != 0;
+    if (b->layer_state[layer] & WN_LAYER_ATTENDED)
+        return 1;
+    return b->layer_state[layer] & WN_LAYER_APPENDED && b->engine->layers[layer].num_methods == 0;
 }
 
 /* The first layer that is not done; num_layers if all are. A step without tokens has nothing to

@@ -120,19 +120,6 @@ static void print_text(int works, const char *plan, const char *notes, const cha
     print_memory(memory);
 }
 
-/* A memory plan names auxiliary pools in the plugins' own words, and wn_engine_check lets go of the
- * plugins before it returns. A schema keeps its plugin loaded until the registry is closed. */
-static void hold_pool_names(wn_registry *registry)
-{
-    for (uint32_t i = 0; i < wn_registry_count(registry); i++) {
-        wn_plugin_info info = {.struct_size = WN_SIZEOF(wn_plugin_info)};
-        const wn_config_interface *schema;
-        if (wn_registry_info(registry, i, &info) == WN_OK && info.problem == NULL &&
-            (info.interfaces & WN_HAS_AUX_POOL) != 0)
-            wn_registry_schema(registry, info.algorithm, &schema);
-    }
-}
-
 static int check(const check_options *options, wn_registry *registry, const wn_config *config,
                  const wn_model *model)
 {
@@ -144,7 +131,6 @@ static int check(const check_options *options, wn_registry *registry, const wn_c
                                 .max_batch = (uint32_t)options->max_batch,
                                 .max_step_tokens = (uint32_t)options->max_step_tokens};
     char *plan = NULL;
-    hold_pool_names(registry);
     int works = wn_engine_check(registry, config, model, &engine, &plan, &memory) == WN_OK;
     (options->json ? print_json : print_text)(works, plan, wn_config_notes(config),
                                               works ? "" : wn_error_text(), &memory);

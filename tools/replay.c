@@ -332,7 +332,6 @@ static wn_status create_engine(player *at, wn_registry *registry, const wn_confi
     if (status != WN_OK)
         return library_failed(at, status);
     uint64_t bytes = memory->k_bytes + memory->v_bytes + memory->scale_bytes;
-    memset(memory->aux_name, 0, sizeof memory->aux_name); /* they die with the plugin */
     replay->token_bytes = (double)bytes / (double)memory->capacity_tokens / trace->num_layers;
     replay->plan = strdup(wn_engine_plan(at->engine));
     return replay->plan != NULL ? WN_OK : no_memory(at);

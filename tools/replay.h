@@ -39,7 +39,7 @@ typedef struct wn_replay {
     char *plan;                                 /* wn_engine_plan's text */
     double context_seconds, generation_seconds; /* in wn_batch_begin, wn_attention, wn_batch_end */
     double token_bytes; /* of the cache for one token on one layer: K, V and scales, all KV heads */
-    wn_memory_plan memory;   /* aux_name is NULL: those texts belong to plugins */
+    wn_memory_plan memory;
     int64_t steps;           /* generation steps: tokens - context */
     wn_replay_layer *layers; /* [trace->num_layers] */
 } wn_replay;

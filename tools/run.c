@@ -2,7 +2,7 @@
 #include "tools/command.h"
 #include "tools/found_config.h"
 #include "tools/layer_needs.h"
-#include "tools/plugin_path.h"
+#include "tools/found_plugins.h"
 #include "tools/report.h"
 #include "tools/save.h"
 #include "tools/summary.h"
@@ -81,7 +81,8 @@ typedef struct session {
 
 static int failed(const session *s)
 {
-    fprintf(stderr, "winnow run: %s\n", s->error_text);
+    if (s->error_text[0] != '\0') /* else whoever failed has said it */
+        fprintf(stderr, "winnow run: %s\n", s->error_text);
     return WN_EXIT_FAILED;
 }
 
@@ -127,10 +128,8 @@ static wn_status open_expected(session *s)
 
 static wn_status open_registry(session *s)
 {
-    char *path = wn_plugin_path(s->options.plugin_path);
-    wn_status status = wn_registry_open(path, &s->registry);
-    free(path);
-    return status == WN_OK ? WN_OK : wn_fail(&s->error, status, "%s", wn_error_text());
+    s->registry = wn_found_plugins("run", s->options.plugin_path);
+    return s->registry != NULL ? WN_OK : WN_EIO; /* it has said why */
 }
 
 static wn_status open_configs(session *s, char **paths, uint32_t count)

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { PROMPT = 40, STEPS = 2, NUM_RANDOM = 60, NUM_LIVES = 4 };
+enum { PROMPT = 40, STEPS = 2, NUM_RANDOM = 40, NUM_LIVES = 4 };
 
 /* An engine that plans more is not made: the plan has told its host in time. */
 #define MOST_BYTES ((uint64_t)256 << 20)

@@ -392,10 +392,12 @@ static void make_listed(wn_check *check, mla_case *c, int number)
             bool known = false;
             for (int64_t k = 0; k < c->num_keys[r]; k++) {
                 const key *one = &c->keys[r][k];
+                if (one->scope != 0)
+                    continue;
                 int64_t slot = c->args.scope[0].page_table != NULL
                                    ? one->slot
                                    : pool_slot(&c->cache[0].kv, one->request, one->slot);
-                known |= one->scope == 0 && slot == *entry;
+                known |= slot == *entry;
             }
             *entry = known ? *entry : -1;
         }

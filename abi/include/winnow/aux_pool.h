@@ -42,7 +42,7 @@ typedef struct wn_aux_pool_interface {
     wn_status (*declare)(void *instance, uint32_t layer, uint32_t tokens_per_page,
                          wn_aux_pool *pools, uint32_t *count, wn_error *error);
     /* Brings the pools up to date with slots [dirty_begin, kv.length) of each request: after every
-     * append, and after a compaction with dirty_begin = 0. [step] & capture-safe */
+     * append, and after a compaction with dirty_begin = 0. [step] & capture-safe & concurrent */
     wn_status (*observe)(void *instance, const wn_step_args *args);
 } wn_aux_pool_interface;
 WN_STRUCT(wn_aux_pool_interface, observe);

@@ -11,11 +11,11 @@ typedef struct wn_kernel_hook_interface {
     uint32_t struct_size;
     uint32_t reserved;
     /* Fills *out, whose log_threshold is a host's buffer of `batch` floats. The rule holds for the
-     * call that follows. Required with TILE_POLICY. [step] & capture-safe */
+     * call that follows. Required with TILE_POLICY. [step] & capture-safe & concurrent */
     wn_status (*tile_policy)(void *instance, const wn_step_args *args, wn_tile_policy *out);
     /* A whole attention kernel. attend holds what the built-in kernel would have been given,
      * selection and tile policy of other plugins included; must write out and, where asked for,
-     * lse, for every row of the requests. Required with ATTEND. [step] & capture-safe */
+     * lse, for every row of the requests. Required with ATTEND. [step] & capture-safe & concurrent */
     wn_status (*attend)(void *instance, const wn_step_args *args, const wn_attend_args *attend);
 } wn_kernel_hook_interface;
 WN_STRUCT(wn_kernel_hook_interface, attend);

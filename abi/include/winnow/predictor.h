@@ -48,8 +48,12 @@ typedef struct wn_sequence_event {
 WN_STRUCT(wn_sequence_event, reserved);
 
 /* Any function may be NULL if the plugin claims no role that needs it. A call that fails fails the
- * step; WN_EUNSUPPORTED means "I decline this call" and, like a failure, is turned into dense
- * attention only if the configuration says on_error: dense. */
+ * step; WN_EUNSUPPORTED means "I decline this call". If the configuration says on_error: dense, a
+ * failed select, tile_policy or attend becomes dense attention for that call, and is counted; a
+ * failed observe or retain fails the step in any case.
+ * Steps over different sequences may run at the same time, on one instance: what a step call
+ * leaves in the instance must bear that (`& concurrent`). State of a sequence belongs into
+ * sequence-scope auxiliary pools. */
 typedef struct wn_predictor_interface {
     uint32_t struct_size;
     uint32_t reserved;
@@ -63,11 +67,11 @@ typedef struct wn_predictor_interface {
      * with offsets, physical, ascending, retained_count() of them. Requests of which everything
      * stays are not in the call. q_len is 0: with a chunked prompt most of its queries are gone;
      * observe() is where a method puts aside what it will need. kv.length is the length before the
-     * compaction. [step] & capture-safe */
+     * compaction. [step] & capture-safe & concurrent */
     wn_status (*retain)(void *instance, const wn_step_args *args, wn_selection *out);
-    /* Before attention: what each query attends to. [step] & capture-safe */
+    /* Before attention: what each query attends to. [step] & capture-safe & concurrent */
     wn_status (*select)(void *instance, const wn_step_args *args, wn_selection *out);
-    /* Optional. [control] */
+    /* Optional. May come while steps over other sequences run. [control] & concurrent */
     wn_status (*event)(void *instance, const wn_sequence_event *event);
 } wn_predictor_interface;
 WN_STRUCT(wn_predictor_interface, event);
