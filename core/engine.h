@@ -34,6 +34,7 @@ typedef struct wn_layer_method {
     uint32_t roles[WN_PHASE_COUNT]; /* after phases: and layers: of the configuration */
     uint32_t num_aux;
     wn_aux_view aux[WN_MAX_AUX_POOLS];
+    const char *fixed_pool; /* a page-scope pool that cannot be rebuilt from the keys, or NULL */
     uint64_t aux_bytes_per_page; /* page-scope memory of one page, all heads: what select reads */
 } wn_layer_method;
 

@@ -218,6 +218,8 @@ static wn_status declare_pools(wn_engine *engine, uint32_t layer_index, wn_layer
     engine->aux = grown;
     for (uint32_t i = 0; i < count; i++) {
         engine->aux[engine->num_aux++] = (wn_kvcache_aux){layer_index, pools[i]};
+        if (pools[i].scope == WN_AUX_PAGE && !(pools[i].flags & WN_AUX_RECOMPUTABLE))
+            on_layer->fixed_pool = pools[i].name;
         if (pools[i].scope == WN_AUX_PAGE)
             on_layer->aux_bytes_per_page +=
                 pools[i].bytes *
@@ -264,6 +266,25 @@ static wn_status ask_bounds(wn_engine *engine, uint32_t layer_index, uint32_t ph
 
 /* ---------------------------------------------------------------- layers and groups */
 
+/* An eviction moves keys to other slots; a pool beside them must be able to follow. */
+static wn_status check_pools_follow(const wn_engine *engine, uint32_t index, wn_reason_list *reasons)
+{
+    const wn_layer *layer = &engine->layers[index];
+    const wn_layer_method *evicts = layer->phase[WN_PHASE_CONTEXT].retain;
+    wn_status status = WN_OK;
+    for (uint32_t m = 0; m < layer->num_methods && evicts != NULL; m++) {
+        const wn_layer_method *other = &layer->methods[m];
+        if (other->fixed_pool == NULL)
+            continue;
+        wn_reason_add(reasons, "layer %u: \"%s\" evicts keys, and the pool \"%s\" of \"%s\" cannot be "
+                               "rebuilt from those that stay; keep them apart with layers:, or leave "
+                               "one out", layer_number(engine, index), evicts->method->algorithm,
+                      other->fixed_pool, other->method->algorithm);
+        status = WN_ECONFLICT;
+    }
+    return status;
+}
+
 /* All methods on one layer. Stops at the first method that fails, so that the same reason is not
  * repeated for every layer. */
 static wn_status plan_layer(wn_engine *engine, const wn_config *config, uint32_t index,
@@ -299,7 +320,7 @@ static wn_status plan_layer(wn_engine *engine, const wn_config *config, uint32_t
         if (status != WN_OK)
             return status;
     }
-    return WN_OK;
+    return check_pools_follow(engine, index, reasons);
 }
 
 /* Layers with the same evicting method share a group; so do all that do not evict. */

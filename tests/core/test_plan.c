@@ -28,6 +28,9 @@ static void refusals_give_all_reasons(void)
             "role tile_policy");
     refused("sparse_attention_config: {algorithm: probe, keep: 13}\n", WN_ECONFIG,
             "probe: 13 brings bad luck", "probe: and one more reason");
+    refused("sparse_attention_config:\n  - {algorithm: probe, keep: 3}\n"
+            "  - {algorithm: wanting, select: 4}\n", WN_ECONFLICT, "\"probe\" evicts keys",
+            "pool \"first\" of \"wanting\"");
     refused("sparse_attention_config: {algorithm: prob}\n", WN_ENOTFOUND, "probe", "probe_plugins");
     refused("sparse_attention_config:\n  - {algorithm: probe, selct: 3}\n"
             "  - {algorithm: other, keep: many}\n", WN_ECONFIG, "select", "many");

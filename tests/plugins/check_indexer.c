@@ -25,8 +25,6 @@ void indexer_values(const check_plugin *plugin, const check_setting *settings,
     check_plugin_values(plugin, settings, values);
     for (uint32_t f = 0; f < plugin->config->num_fields; f++) {
         const wn_config_field *field = &plugin->config->fields[f];
-        if (field->type == WN_FIELD_BOOL && values[f].has_value && !values[f].is_set)
-            values[f].i = strcmp(field->default_text, "true") == 0;
         if (field->type == WN_FIELD_STRING_LIST && roles != NULL)
             values[f] = (wn_value){.names = roles, .count = num_roles, .is_set = 1, .has_value = 1};
     }

@@ -100,8 +100,11 @@ void check_plugin_values(const check_plugin *plugin, const check_setting *settin
     memset(values, 0, CHECK_MAX_FIELDS * sizeof *values);
     for (uint32_t f = 0; f < config->num_fields; f++) {
         const wn_config_field *field = &config->fields[f];
-        if (field->default_text != NULL)
-            set(field, strtod(field->default_text, NULL), field->default_text, &values[f]);
+        if (field->default_text == NULL)
+            continue;
+        double number = strcmp(field->default_text, "true") == 0 ? 1
+                                                                 : strtod(field->default_text, NULL);
+        set(field, number, field->default_text, &values[f]);
     }
     for (; settings != NULL && settings->name != NULL; settings++) {
         uint32_t f = 0;

@@ -4,6 +4,12 @@
  * the pool follows its pages. */
 #include "winnow/plugin.h"
 
+#ifdef PROBE_INPUT
+#define POOL_FLAGS 0 /* what comes from an extra input cannot be rebuilt from the keys */
+#else
+#define POOL_FLAGS WN_AUX_RECOMPUTABLE
+#endif
+
 #ifndef PROBE_NAME
 #define PROBE_NAME "probe"
 #endif
@@ -191,7 +197,7 @@ static wn_status declare(void *instance, uint32_t layer, uint32_t tokens_per_pag
                          uint32_t *count, wn_error *error)
 {
     (void)instance, (void)layer, (void)error;
-    pools[0] = (wn_aux_pool){WN_SIZEOF(wn_aux_pool), WN_AUX_PAGE, WN_AUX_RECOMPUTABLE, 1, "first",
+    pools[0] = (wn_aux_pool){WN_SIZEOF(wn_aux_pool), WN_AUX_PAGE, POOL_FLAGS, 1, "first",
                              PROBE_NAME ".first", tokens_per_page * 4u, 4, 0};
     *count = 1;
     return WN_OK;
