@@ -170,13 +170,14 @@ def main():
                         help="directory for the pages [tests/results]")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    tree = commit()  # now: a measurement takes minutes, in which the tree may move on
     for trace in options.traces:
         metadata, tables_text = page(options.winnow, trace)
         head = [f"# {trace.stem}", "",
                 f"{metadata.get('model', 'unnamed model')}, {metadata['context_length']} tokens "
                 "of prompt. Columns: README.md.", "",
                 f"- date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
-                f"- commit: {commit()}", f"- machine: {machine()}"]
+                f"- commit: {tree}", f"- machine: {machine()}"]
         path = options.out / f"{trace.stem}.md"
         path.write_text("\n".join(head + tables_text) + "\n")
         print(path, file=sys.stderr)

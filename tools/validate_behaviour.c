@@ -20,9 +20,11 @@ enum { STEPS = 3 };
 static const int32_t lengths[] = {1, 2, 15, 16, 17, 100, 257, 300};
 enum { NUM_LENGTHS = sizeof lengths / sizeof lengths[0] };
 
-static const wn_engine_options stage_options = {
-    .struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 16, .max_tokens = 4096,
-    .max_sequences = 16, .max_step_tokens = 2048};
+static const wn_engine_options stage_options = {.struct_size = WN_SIZEOF(wn_engine_options),
+                                                .tokens_per_page = 16,
+                                                .max_tokens = 4096,
+                                                .max_sequences = 16,
+                                                .max_step_tokens = 2048};
 
 /* Plays of all the lengths, seeds apart. */
 static int open_ragged(const wn_trial *trial, const wn_stage_plugin *plugin, wn_play *plays)
@@ -30,7 +32,8 @@ static int open_ragged(const wn_trial *trial, const wn_stage_plugin *plugin, wn_
     int fine = 1;
     memset(plays, 0, NUM_LENGTHS * sizeof *plays);
     for (int i = 0; fine && i < NUM_LENGTHS; i++)
-        fine = wn_play_open(&plugin->model, trial->seed + (uint64_t)i, lengths[i], STEPS, &plays[i]);
+        fine =
+            wn_play_open(&plugin->model, trial->seed + (uint64_t)i, lengths[i], STEPS, &plays[i]);
     return fine;
 }
 
@@ -51,8 +54,10 @@ static int run_ragged(wn_trial *trial, const wn_stage_plugin *plugin, int tight,
         wn_budgets_default(plugin, &budgets);
     wn_engine *engine = wn_stage_engine(plugin, &budgets, &stage_options);
     if (engine == NULL || !open_ragged(trial, plugin, plays)) {
-        wn_trial_says(trial, WN_FAILED, "no engine for a configuration that wn_engine_check "
-                      "accepts: %s", wn_error_text());
+        wn_trial_says(trial, WN_FAILED,
+                      "no engine for a configuration that wn_engine_check "
+                      "accepts: %s",
+                      wn_error_text());
         wn_engine_free(engine);
         return 0;
     }
@@ -90,8 +95,10 @@ static wn_outcome steps_run(wn_trial *trial)
             return WN_FAILED;
         for (int i = 0; i < NUM_LENGTHS; i++)
             if (!all_finite(&plugin.model, &plays[i]))
-                return wn_trial_says(trial, WN_FAILED, "the output of a prompt of %d tokens and %d "
-                                     "steps is not finite", lengths[i], STEPS);
+                return wn_trial_says(trial, WN_FAILED,
+                                     "the output of a prompt of %d tokens and %d "
+                                     "steps is not finite",
+                                     lengths[i], STEPS);
         close_all(plays, NUM_LENGTHS);
     }
     return WN_PASSED;
@@ -135,27 +142,33 @@ static wn_outcome full_budget_equals_dense(wn_trial *trial)
     if (!wn_play_open(&plugin.model, trial->seed, 300, STEPS, &sparse) ||
         !wn_play_open(&plugin.model, trial->seed, 300, STEPS, &dense))
         return wn_trial_says(trial, WN_SKIPPED, "out of memory");
-    if (wn_stage_perform(trial, &plugin, NULL, &stage_options, WN_PLAY_WHOLE, &dense, 1, &report) != WN_PASSED)
+    if (wn_stage_perform(trial, &plugin, NULL, &stage_options, WN_PLAY_WHOLE, &dense, 1, &report) !=
+        WN_PASSED)
         return WN_SKIPPED;
-    if (wn_stage_perform(trial, &plugin, &greatest, &stage_options, WN_PLAY_WHOLE, &sparse, 1, &report) != WN_PASSED) {
+    if (wn_stage_perform(trial, &plugin, &greatest, &stage_options, WN_PLAY_WHOLE, &sparse, 1,
+                         &report) != WN_PASSED) {
         if (report.status == WN_EPLUGIN) /* selection-in-range-and-sorted is about that */
             return WN_SKIPPED;
         char reason[WN_TRIAL_TEXT / 2];
         snprintf(reason, sizeof reason, "%.1000s", trial->text);
-        return wn_trial_says(trial, WN_FAILED, "with every BUDGET field at its greatest: %s", reason);
+        return wn_trial_says(trial, WN_FAILED, "with every BUDGET field at its greatest: %s",
+                             reason);
     }
     double off = wn_play_distance(&plugin.model, &sparse, &dense, 0);
     if (!(off <= WN_PLAY_BOUND))
-        return wn_trial_says(trial, WN_FAILED, "with every BUDGET field at its greatest the output "
+        return wn_trial_says(trial, WN_FAILED,
+                             "with every BUDGET field at its greatest the output "
                              "is %g away from dense attention, at most %g is allowed: the method "
-                             "leaves something out", off, WN_PLAY_BOUND);
+                             "leaves something out",
+                             off, WN_PLAY_BOUND);
     return WN_PASSED;
 }
 
 /* ---------------------------------------------------------------- poison */
 
 /* What the last token saw on a layer and KV head: [tokens]. */
-static const uint8_t *seen_last(const wn_model *model, const wn_play *play, size_t layer, size_t head)
+static const uint8_t *seen_last(const wn_model *model, const wn_play *play, size_t layer,
+                                size_t head)
 {
     size_t tokens = (size_t)(play->prompt + play->steps);
     size_t row = (layer * tokens + tokens - 1) * model->num_kv_heads + head;
@@ -191,7 +204,8 @@ static int saw_the_same(const wn_model *model, const wn_play *a, const wn_play *
 /* The outputs of the last token, on every layer, bit for bit. */
 static int last_equal(const wn_model *model, const wn_play *a, const wn_play *b)
 {
-    size_t tokens = (size_t)(a->prompt + a->steps), count = (size_t)model->num_heads * model->v_head_dim;
+    size_t tokens = (size_t)(a->prompt + a->steps),
+           count = (size_t)model->num_heads * model->v_head_dim;
     for (size_t layer = 0; layer < model->num_layers; layer++) {
         size_t at = (layer * tokens + tokens - 1) * count;
         if (memcmp(a->out + at, b->out + at, count * sizeof(float)) != 0)
@@ -212,17 +226,21 @@ static wn_outcome nan_in_unselected(wn_trial *trial)
     if (!wn_play_open(&plugin.model, trial->seed, 300, STEPS, &clean) ||
         !wn_play_open(&plugin.model, trial->seed, 300, STEPS, &poisoned))
         return wn_trial_says(trial, WN_SKIPPED, "out of memory");
-    if (wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &clean, 1, &report) != WN_PASSED)
+    if (wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &clean, 1,
+                         &report) != WN_PASSED)
         return WN_SKIPPED;
     if (poison_left_out(&plugin.model, &clean, &poisoned) == 0)
         return wn_trial_says(trial, WN_SKIPPED, "it leaves no token out in generation");
-    if (wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &poisoned, 1, &report) != WN_PASSED)
+    if (wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &poisoned, 1,
+                         &report) != WN_PASSED)
         return WN_SKIPPED;
     if (!saw_the_same(&plugin.model, &clean, &poisoned))
-        return wn_trial_says(trial, WN_SKIPPED, "its choice depends on V, so that V of what it "
+        return wn_trial_says(trial, WN_SKIPPED,
+                             "its choice depends on V, so that V of what it "
                              "leaves out cannot be poisoned");
     if (!last_equal(&plugin.model, &clean, &poisoned))
-        return wn_trial_says(trial, WN_FAILED, "NaN in values that it leaves out reaches the output");
+        return wn_trial_says(trial, WN_FAILED,
+                             "NaN in values that it leaves out reaches the output");
     return WN_PASSED;
 }
 
@@ -233,8 +251,7 @@ static wn_outcome soil(wn_trial *trial, wn_engine *engine, const wn_stage_plugin
     wn_play_report report;
     if (!wn_play_open(&plugin->model, trial->seed + 99, 512, 0, &dirt))
         return wn_trial_says(trial, WN_SKIPPED, "out of memory");
-    wn_status status =
-        wn_play_run(engine, &plugin->model, &dirt, 1, WN_PLAY_NAN, &report);
+    wn_status status = wn_play_run(engine, &plugin->model, &dirt, 1, WN_PLAY_NAN, &report);
     wn_play_close(&dirt);
     if (status == WN_OK)
         return WN_PASSED;
@@ -256,7 +273,8 @@ static wn_outcome nan_in_unused_slots(wn_trial *trial)
     if (engine == NULL || !wn_play_open(&plugin.model, trial->seed, 100, STEPS, &clean) ||
         !wn_play_open(&plugin.model, trial->seed, 100, STEPS, &after))
         return wn_trial_says(trial, WN_SKIPPED, "no engine: %s", wn_error_text());
-    if (wn_stage_perform(trial, &plugin, &tight, &options, WN_PLAY_WHOLE, &clean, 1, &report) != WN_PASSED ||
+    if (wn_stage_perform(trial, &plugin, &tight, &options, WN_PLAY_WHOLE, &clean, 1, &report) !=
+            WN_PASSED ||
         soil(trial, engine, &plugin) != WN_PASSED)
         return WN_SKIPPED;
     wn_status status = wn_play_run(engine, &plugin.model, &after, 1, WN_PLAY_WHOLE, &report);
@@ -265,7 +283,8 @@ static wn_outcome nan_in_unused_slots(wn_trial *trial)
                              wn_error_text());
     wn_engine_free(engine);
     if (wn_play_distance(&plugin.model, &clean, &after, 0) != 0)
-        return wn_trial_says(trial, WN_FAILED, "what an earlier sequence left in its pages reaches "
+        return wn_trial_says(trial, WN_FAILED,
+                             "what an earlier sequence left in its pages reaches "
                              "the output: slots beyond the length, or auxiliary memory, are read");
     return WN_PASSED;
 }
@@ -282,15 +301,19 @@ static wn_outcome alone_equals_batch(wn_trial *trial)
         return WN_SKIPPED;
     wn_budgets_tight(&plugin, &tight);
     if (!open_ragged(trial, &plugin, together) ||
-        wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, together, NUM_LENGTHS, &report) != WN_PASSED)
+        wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, together,
+                         NUM_LENGTHS, &report) != WN_PASSED)
         return WN_SKIPPED;
     for (uint64_t i = 0; i < NUM_LENGTHS; i++) {
         if (!wn_play_open(&plugin.model, trial->seed + i, lengths[i], STEPS, &alone) ||
-            wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &alone, 1, &report) != WN_PASSED)
+            wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, &alone, 1,
+                             &report) != WN_PASSED)
             return WN_SKIPPED;
         if (wn_play_distance(&plugin.model, &together[i], &alone, 0) != 0)
-            return wn_trial_says(trial, WN_FAILED, "a prompt of %d tokens gives another output alone "
-                                 "than in a batch", lengths[i]);
+            return wn_trial_says(trial, WN_FAILED,
+                                 "a prompt of %d tokens gives another output alone "
+                                 "than in a batch",
+                                 lengths[i]);
         wn_play_close(&alone);
     }
     return WN_PASSED;
@@ -318,29 +341,37 @@ static wn_outcome threads_do_not_matter(wn_trial *trial)
         return WN_SKIPPED;
     wn_budgets_tight(&plugin, &tight);
     if (!open_ragged(trial, &plugin, many) || !open_ragged(trial, &plugin, one) ||
-        wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, many, NUM_LENGTHS, &report) != WN_PASSED ||
-        wn_stage_perform(trial, &plugin, &tight, &options, WN_PLAY_WHOLE, one, NUM_LENGTHS, &report) != WN_PASSED)
+        wn_stage_perform(trial, &plugin, &tight, &stage_options, WN_PLAY_WHOLE, many, NUM_LENGTHS,
+                         &report) != WN_PASSED ||
+        wn_stage_perform(trial, &plugin, &tight, &options, WN_PLAY_WHOLE, one, NUM_LENGTHS,
+                         &report) != WN_PASSED)
         return WN_SKIPPED;
     for (int i = 0; i < NUM_LENGTHS; i++)
         if (wn_play_distance(&plugin.model, &many[i], &one[i], 0) != 0)
-            return wn_trial_says(trial, WN_FAILED, "a prompt of %d tokens gives another output on "
-                                 "one thread than on several", lengths[i]);
+            return wn_trial_says(trial, WN_FAILED,
+                                 "a prompt of %d tokens gives another output on "
+                                 "one thread than on several",
+                                 lengths[i]);
     return WN_PASSED;
 }
 
 const wn_trial_test wn_behaviour_tests[] = {
     {"steps-run", "WN-P-17", "prompts of many lengths and steps after them run; output is finite",
      steps_run},
-    {"selection-in-range-and-sorted", "WN-P-21", "choices ascend, without duplicates, inside the "
-     "sequence, as many as promised", selection_in_range_and_sorted},
-    {"full-budget-equals-dense", "WN-P-26", "with every BUDGET field at its greatest the output is "
-     "dense attention's", full_budget_equals_dense},
+    {"selection-in-range-and-sorted", "WN-P-21",
+     "choices ascend, without duplicates, inside the "
+     "sequence, as many as promised",
+     selection_in_range_and_sorted},
+    {"full-budget-equals-dense", "WN-P-26",
+     "with every BUDGET field at its greatest the output is "
+     "dense attention's",
+     full_budget_equals_dense},
     {"nan-in-unselected", "WN-P-24", "NaN in values that were left out never reaches the output",
      nan_in_unselected},
     {"nan-in-unused-slots", "WN-P-24", "what an earlier sequence left in a page is never read",
      nan_in_unused_slots},
-    {"alone-equals-batch", "WN-P-19", "a sequence's output does not depend on the rest of the batch",
-     alone_equals_batch},
+    {"alone-equals-batch", "WN-P-19",
+     "a sequence's output does not depend on the rest of the batch", alone_equals_batch},
     {"threads-do-not-matter", "WN-P-19", "the output does not depend on threads or their order",
      threads_do_not_matter},
     {"pages-do-not-matter", "WN-P-19", "the output does not depend on where a sequence's pages lie",
@@ -353,8 +384,10 @@ const wn_trial_test wn_behaviour_tests[] = {
      wn_test_fork_then_diverge},
     {"truncate-then-append", "WN-P-25", "a sequence cut back to its prompt goes on as a fresh one",
      wn_test_truncate_then_append},
-    {"oracle-identity", "WN-P-27", "output and LSE are those of the dense softmax over what was kept",
-     wn_test_oracle_identity},
-    {"config-every-field", "WN-P-12", "every field at its limits, beyond them, of a wrong type, and at "
-     "random: runs or is refused with a reason", wn_test_config_every_field},
+    {"oracle-identity", "WN-P-27",
+     "output and LSE are those of the dense softmax over what was kept", wn_test_oracle_identity},
+    {"config-every-field", "WN-P-12",
+     "every field at its limits, beyond them, of a wrong type, and at "
+     "random: runs or is refused with a reason",
+     wn_test_config_every_field},
     {NULL, NULL, NULL, NULL}};

@@ -1,12 +1,13 @@
-/* validate_choice.c: looks at what the methods chose in a step: does it keep the contract, and which
- * tokens, by their positions, does it let each query see? */
+/* validate_choice.c: looks at what the methods chose in a step: does it keep the contract, and
+ * which tokens, by their positions, does it let each query see? */
 #include "tools/validate_play.h"
 
 #include <stdio.h>
 #include <string.h>
 
 /* The entries of one row and head. */
-static const int32_t *entries(const wn_selection *choice, int64_t row, uint32_t head, int64_t *count)
+static const int32_t *entries(const wn_selection *choice, int64_t row, uint32_t head,
+                              int64_t *count)
 {
     const int32_t *list = choice->indices + (int64_t)head * choice->head_stride;
     if (choice->offsets != NULL) {
@@ -38,9 +39,10 @@ static void judge_list(wn_scene *at, const char *what, const wn_selection *choic
         if (!outside && (i == 0 || list[i] > list[i - 1]))
             continue;
         report->choice_bad = 1;
-        snprintf(report->text, sizeof report->text, "%s: entry %lld of head %u is %d, %s (length %d)",
-                 what, (long long)i, head, list[i],
-                 outside ? "outside the sequence" : "not above the entry before it", length);
+        snprintf(report->text, sizeof report->text,
+                 "%s: entry %lld of head %u is %d, %s (length %d)", what, (long long)i, head,
+                 list[i], outside ? "outside the sequence" : "not above the entry before it",
+                 length);
     }
 }
 
@@ -63,7 +65,8 @@ void wn_choice_judge(wn_scene *at, const wn_choice *choice, uint32_t layer)
             uint32_t block = select->query_block > 0 ? select->query_block : 1;
             int64_t rows = (wn_scene_count(at, &at->plays[choice->item[i]]) + block - 1) / block;
             for (int64_t r = row; r < row + rows; r++)
-                judge_list(at, "select", select, r, head, length_of(at, choice->item[i], layer), -1);
+                judge_list(at, "select", select, r, head, length_of(at, choice->item[i], layer),
+                           -1);
             at->report->selections++;
         }
         for (uint32_t r = 0; retain != NULL && r < retain->rows; r++) {
@@ -76,7 +79,8 @@ void wn_choice_judge(wn_scene *at, const wn_choice *choice, uint32_t layer)
     }
 }
 
-/* One row of queries and one KV head. seen: [tokens], by position; slots below `length` are causal. */
+/* One row of queries and one KV head. seen: [tokens], by position; slots below `length` are causal.
+ */
 static void mark_row(const wn_selection *select, int64_t row, uint32_t head, int32_t length,
                      const int32_t *position, uint8_t *seen)
 {
@@ -105,9 +109,10 @@ void wn_choice_mark(wn_scene *at, const wn_choice *choice, uint32_t layer)
         for (int32_t r = 0; r < count; r++)
             for (uint32_t head = 0; head < kv_heads; head++) {
                 size_t row = ((size_t)layer * tokens + (size_t)(first + r)) * kv_heads + head;
-                int64_t list = choice->select == NULL
-                                   ? 0
-                                   : choice->select_row[i] + r / (int32_t)choice->select->query_block;
+                int64_t list =
+                    choice->select == NULL
+                        ? 0
+                        : choice->select_row[i] + r / (int32_t)choice->select->query_block;
                 memset(play->visible + row * tokens, 0, tokens);
                 mark_row(choice->select, list, head, before + r + 1,
                          play->position + ((size_t)layer * kv_heads + head) * tokens,

@@ -1,6 +1,7 @@
 /* validate_config.c: the test config-every-field: configurations that users write. Each field alone
- * with everything of validate_texts.h, then fields together at random. What the schema must refuse is
- * refused with the field's name; the rest makes an engine that runs, or is refused with a reason. */
+ * with everything of validate_texts.h, then fields together at random. What the schema must refuse
+ * is refused with the field's name; the rest makes an engine that runs, or is refused with a
+ * reason. */
 #include "tools/validate_stage.h"
 #include "tools/validate_texts.h"
 
@@ -17,9 +18,11 @@ enum { PROMPT = 40, STEPS = 2, NUM_RANDOM = 40, NUM_LIVES = 4 };
 /* Beyond this an allocation fails: a plugin that takes what a field says must live with that. */
 #define MOST_ADDRESSES ((rlim_t)8 << 30)
 
-static const wn_engine_options options = {
-    .struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 16, .max_tokens = 256,
-    .max_sequences = 2, .max_step_tokens = 64};
+static const wn_engine_options options = {.struct_size = WN_SIZEOF(wn_engine_options),
+                                          .tokens_per_page = 16,
+                                          .max_tokens = 256,
+                                          .max_sequences = 2,
+                                          .max_step_tokens = 64};
 
 typedef struct contest {
     wn_trial *trial;
@@ -67,8 +70,7 @@ static wn_status play_short(contest *at, wn_engine *engine)
     wn_play_report report;
     if (!wn_play_open(&at->plugin.model, at->trial->seed, PROMPT, STEPS, &play))
         return WN_ENOMEM;
-    wn_status status =
-        wn_play_run(engine, &at->plugin.model, &play, 1, WN_PLAY_WHOLE, &report);
+    wn_status status = wn_play_run(engine, &at->plugin.model, &play, 1, WN_PLAY_WHOLE, &report);
     wn_play_close(&play);
     return status;
 }
@@ -81,10 +83,11 @@ static wn_outcome live(contest *at, const wn_budgets *set)
     wn_config *config = wn_stage_config(&at->plugin, set);
     if (config == NULL)
         return judge_refusal(at, set, "cannot be read", WN_ECONFIG);
-    wn_status status = wn_engine_check(at->plugin.registry, config, &at->plugin.model, &options,
-                                       NULL, &plan);
+    wn_status status =
+        wn_engine_check(at->plugin.registry, config, &at->plugin.model, &options, NULL, &plan);
     if (status == WN_OK && plan.total_bytes <= MOST_BYTES)
-        status = wn_engine_create(at->plugin.registry, config, &at->plugin.model, &options, &engine);
+        status =
+            wn_engine_create(at->plugin.registry, config, &at->plugin.model, &options, &engine);
     wn_config_free(config);
     if (status != WN_OK)
         return judge_refusal(at, set, "is refused", status);

@@ -1,6 +1,6 @@
-/* validate_contract.c: level 2. The plugin is loaded and its functions are called directly, with the
- * validator's own host in the engine's place. A test whose ground is missing (the plugin does not
- * load, the entry refuses) is skipped: the test that is about the ground has failed already. */
+/* validate_contract.c: level 2. The plugin is loaded and its functions are called directly, with
+ * the validator's own host in the engine's place. A test whose ground is missing (the plugin does
+ * not load, the entry refuses) is skipped: the test that is about the ground has failed already. */
 #include "tools/validate.h"
 #include "tools/validate_host.h"
 #include "tools/validate_values.h"
@@ -72,7 +72,8 @@ static wn_outcome must_refuse(wn_trial *trial, uint32_t abi_min, uint32_t abi_ma
     if (!wn_trial_load(trial, &plugin))
         return WN_SKIPPED;
     if (plugin.entry(wn_trial_host(abi_min, abi_max)) != NULL)
-        return wn_trial_says(trial, WN_FAILED, "accepts a host that speaks ABI %u.%u to %u.%u alone",
+        return wn_trial_says(trial, WN_FAILED,
+                             "accepts a host that speaks ABI %u.%u to %u.%u alone",
                              WN_VERSION_MAJOR(abi_min), WN_VERSION_MINOR(abi_min),
                              WN_VERSION_MAJOR(abi_max), WN_VERSION_MINOR(abi_max));
     if (wn_trial_host_error()[0] == '\0')
@@ -131,9 +132,10 @@ static wn_outcome entry_agrees_with_note(wn_trial *trial)
                              plugin->version != NULL ? plugin->version : "", note->version);
     if (plugin->abi_version < note->abi_least || plugin->abi_version > note->abi_built ||
         plugin->abi_version > WN_ABI_VERSION)
-        return wn_trial_says(trial, WN_FAILED, "chose ABI 0x%08x: the note says 0x%08x to 0x%08x, "
-                             "this host speaks up to 0x%08x", plugin->abi_version, note->abi_least,
-                             note->abi_built, WN_ABI_VERSION);
+        return wn_trial_says(trial, WN_FAILED,
+                             "chose ABI 0x%08x: the note says 0x%08x to 0x%08x, "
+                             "this host speaks up to 0x%08x",
+                             plugin->abi_version, note->abi_least, note->abi_built, WN_ABI_VERSION);
     if (there != note->interfaces)
         return wn_trial_says(trial, WN_FAILED, "gives the interfaces 0x%x, in the note 0x%x", there,
                              note->interfaces);
@@ -142,16 +144,23 @@ static wn_outcome entry_agrees_with_note(wn_trial *trial)
 
 static wn_outcome unknown_interface_null(wn_trial *trial)
 {
-    static const char *const ids[] = {"", "winnow.config", "winnow.config/", "winnow.config/11",
-                                      "winnow.config/1 ", "winnow.config/2", "WINNOW.CONFIG/1",
+    static const char *const ids[] = {"",
+                                      "winnow.config",
+                                      "winnow.config/",
+                                      "winnow.config/11",
+                                      "winnow.config/1 ",
+                                      "winnow.config/2",
+                                      "WINNOW.CONFIG/1",
                                       "com.example.nonsense/1"};
     wn_trial_plugin loaded;
     if (!wn_trial_enter(trial, &loaded))
         return WN_SKIPPED;
     for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++)
         if (loaded.plugin->get_interface(ids[i]) != NULL)
-            return wn_trial_says(trial, WN_FAILED, "get_interface(\"%s\") is not NULL: compare the "
-                                 "whole id", ids[i]);
+            return wn_trial_says(trial, WN_FAILED,
+                                 "get_interface(\"%s\") is not NULL: compare the "
+                                 "whole id",
+                                 ids[i]);
     return WN_PASSED;
 }
 
@@ -160,8 +169,10 @@ static wn_outcome unknown_interface_null(wn_trial *trial)
 static int size_is(wn_trial *trial, const char *what, uint32_t size, uint32_t expected)
 {
     if (size != expected)
-        wn_trial_says(trial, WN_FAILED, "%s has struct_size %u, expected %u: set it to "
-                      "WN_SIZEOF(%s)", what, size, expected, what);
+        wn_trial_says(trial, WN_FAILED,
+                      "%s has struct_size %u, expected %u: set it to "
+                      "WN_SIZEOF(%s)",
+                      what, size, expected, what);
     return size == expected;
 }
 
@@ -216,28 +227,35 @@ static wn_outcome judge_field(wn_trial *trial, const wn_config_field *field)
         return wn_trial_says(trial, WN_FAILED, "field name \"%s\": expected 1 to 63 of a-z 0-9 _",
                              field->name != NULL ? field->name : "(NULL)");
     if (taken_name(field->name))
-        return wn_trial_says(trial, WN_FAILED, "field name \"%s\": every entry of a configuration "
-                             "has a key of that name already", field->name);
+        return wn_trial_says(trial, WN_FAILED,
+                             "field name \"%s\": every entry of a configuration "
+                             "has a key of that name already",
+                             field->name);
     if (field->type < WN_FIELD_INT || field->type > WN_FIELD_NUMBER_MAP)
         return wn_trial_says(trial, WN_FAILED, "\"%s\": unknown type %u", field->name, field->type);
-    if ((field->flags & ~(uint32_t)(WN_FIELD_REQUIRED | WN_FIELD_BUDGET)) != 0 || field->reserved != 0)
+    if ((field->flags & ~(uint32_t)(WN_FIELD_REQUIRED | WN_FIELD_BUDGET)) != 0 ||
+        field->reserved != 0)
         return wn_trial_says(trial, WN_FAILED, "\"%s\": unknown flags 0x%x or reserved not 0",
                              field->name, field->flags);
     if (field->unit == NULL || field->help == NULL || field->help[0] == '\0' ||
         strchr(field->help, '\n') != NULL)
-        return wn_trial_says(trial, WN_FAILED, "\"%s\": needs a unit (\"\" for none) and one line "
-                             "of help", field->name);
+        return wn_trial_says(trial, WN_FAILED,
+                             "\"%s\": needs a unit (\"\" for none) and one line "
+                             "of help",
+                             field->name);
     if (required && field->default_text != NULL)
         return wn_trial_says(trial, WN_FAILED, "\"%s\": required, yet has a default", field->name);
     if (ranged && !(field->least <= field->greatest))
         return wn_trial_says(trial, WN_FAILED, "\"%s\": range %g to %g is empty", field->name,
                              field->least, field->greatest);
-    if ((field->flags & WN_FIELD_BUDGET) != 0 &&
-        (!ranged || field->type == WN_FIELD_NUMBER_MAP))
+    if ((field->flags & WN_FIELD_BUDGET) != 0 && (!ranged || field->type == WN_FIELD_NUMBER_MAP))
         return wn_trial_says(trial, WN_FAILED, "\"%s\": a budget must be a number", field->name);
-    if ((field->type == WN_FIELD_ENUM) != (field->enum_names != NULL && field->enum_names[0] != NULL))
-        return wn_trial_says(trial, WN_FAILED, "\"%s\": names belong to fields of type ENUM, which "
-                             "need at least one", field->name);
+    if ((field->type == WN_FIELD_ENUM) !=
+        (field->enum_names != NULL && field->enum_names[0] != NULL))
+        return wn_trial_says(trial, WN_FAILED,
+                             "\"%s\": names belong to fields of type ENUM, which "
+                             "need at least one",
+                             field->name);
     return WN_PASSED;
 }
 
@@ -294,7 +312,8 @@ static void keep_reason(void *context, const char *text)
 {
     ground *stand = context;
     size_t used = strlen(stand->reasons);
-    snprintf(stand->reasons + used, sizeof stand->reasons - used, "%s%s", used > 0 ? "; " : "", text);
+    snprintf(stand->reasons + used, sizeof stand->reasons - used, "%s%s", used > 0 ? "; " : "",
+             text);
 }
 
 static int find_ground(wn_trial *trial, ground *stand)
@@ -362,8 +381,10 @@ static int create_and_destroy(wn_trial *trial, ground *stand)
     wn_status status =
         stand->loaded.config->create(&stand->model, stand->values, &instance, &error);
     if (status != WN_OK) {
-        wn_trial_says(trial, WN_FAILED, "create() fails with status %d on a model and values that "
-                      "check() accepts: %s", status, text);
+        wn_trial_says(trial, WN_FAILED,
+                      "create() fails with status %d on a model and values that "
+                      "check() accepts: %s",
+                      status, text);
         return 0;
     }
     stand->loaded.config->destroy(instance);
@@ -387,13 +408,15 @@ static wn_outcome create_destroy_100(wn_trial *trial)
     wn_trial_memory after = wn_trial_memory_held();
     size_t heap_after = mallinfo2().uordblks;
     if (after.bad_releases != 0)
-        return wn_trial_says(trial, WN_FAILED, "released memory %lld times that is not, or no "
-                             "longer, its own", (long long)after.bad_releases);
+        return wn_trial_says(trial, WN_FAILED,
+                             "released memory %lld times that is not, or no "
+                             "longer, its own",
+                             (long long)after.bad_releases);
     if (after.blocks != before.blocks)
-        return wn_trial_says(trial, WN_FAILED, "%d lives leave %lld blocks (%lld bytes) of "
-                             WN_SERVICE_MEMORY " behind", LIVES,
-                             (long long)(after.blocks - before.blocks),
-                             (long long)(after.bytes - before.bytes));
+        return wn_trial_says(
+            trial, WN_FAILED,
+            "%d lives leave %lld blocks (%lld bytes) of " WN_SERVICE_MEMORY " behind", LIVES,
+            (long long)(after.blocks - before.blocks), (long long)(after.bytes - before.bytes));
     if (heap_after > heap && heap_after - heap >= LIVES * 16)
         return wn_trial_says(trial, WN_FAILED, "%d lives leave %zu bytes of malloc's behind", LIVES,
                              heap_after - heap);
@@ -416,7 +439,8 @@ static wn_outcome judge_roles(wn_trial *trial, const wn_trial_plugin *loaded, ui
     if ((roles & WN_ROLE_RETAIN) != 0 &&
         (predictor == NULL || predictor->retain == NULL || predictor->retained_count == NULL ||
          predictor->bounds == NULL))
-        return wn_trial_says(trial, WN_FAILED, "claims RETAIN without retain, retained_count and "
+        return wn_trial_says(trial, WN_FAILED,
+                             "claims RETAIN without retain, retained_count and "
                              "bounds");
     if ((roles & WN_ROLE_SELECT) != 0 &&
         (predictor == NULL || predictor->select == NULL || predictor->bounds == NULL))
@@ -444,7 +468,8 @@ static wn_outcome lower_keeps_promises(wn_trial *trial)
             char why[256] = "";
             uint32_t roles = 0;
             if (config->lower(instance, layer, phase, &roles, why, sizeof why, &error) != WN_OK)
-                return wn_trial_says(trial, WN_FAILED, "lower() fails on layer %u: %s", layer, text);
+                return wn_trial_says(trial, WN_FAILED, "lower() fails on layer %u: %s", layer,
+                                     text);
             if (judge_roles(trial, &stand.loaded, phase, roles, why) != WN_PASSED)
                 return WN_FAILED;
         }

@@ -8,11 +8,12 @@
 
 enum { PROMPT = 140, STEPS = 3, TOKENS = PROMPT + STEPS };
 
-/* Query heads per KV head 1, 3, 4; head dims around a vector's; pages. v_head_dim TOKENS: a probe. */
+/* Query heads per KV head 1, 3, 4; head dims around a vector's; pages. v_head_dim TOKENS: a probe.
+ */
 static const struct geometry {
     uint32_t heads, kv_heads, head_dim, v_head_dim, tokens_per_page;
 } geometries[] = {
-    {2, 2, 8, 8, 16}, {3, 1, 64, 64, 32}, {8, 2, 16, 16, 8},
+    {2, 2, 8, 8, 16},       {3, 1, 64, 64, 32},     {8, 2, 16, 16, 8},
     {2, 2, 64, TOKENS, 16}, {4, 1, 32, TOKENS, 64},
 };
 enum { NUM_GEOMETRIES = sizeof geometries / sizeof geometries[0] };
@@ -53,7 +54,8 @@ static wn_outcome examine(wn_trial *trial, const wn_stage_plugin *plugin,
     char reason[512];
     const wn_engine_options options = {.struct_size = WN_SIZEOF(wn_engine_options),
                                        .tokens_per_page = geometry->tokens_per_page,
-                                       .max_tokens = 1024, .max_sequences = 2,
+                                       .max_tokens = 1024,
+                                       .max_sequences = 2,
                                        .max_step_tokens = 256};
     int probe = geometry->v_head_dim == TOKENS;
     uint32_t mode = probe ? WN_PLAY_PROBE : WN_PLAY_WHOLE;
@@ -66,15 +68,18 @@ static wn_outcome examine(wn_trial *trial, const wn_stage_plugin *plugin,
         found->runs++;
         if (!report.choice_bad && !wn_oracle_holds(&plugin->model, &play, mode, found->has_hook,
                                                    &found->left_out, reason, sizeof reason))
-            outcome = wn_trial_says(trial, WN_FAILED, "%u heads, %u KV heads, head dim %u, pages of "
-                                    "%u: %s", geometry->heads, geometry->kv_heads,
-                                    geometry->head_dim, geometry->tokens_per_page, reason);
+            outcome = wn_trial_says(trial, WN_FAILED,
+                                    "%u heads, %u KV heads, head dim %u, pages of "
+                                    "%u: %s",
+                                    geometry->heads, geometry->kv_heads, geometry->head_dim,
+                                    geometry->tokens_per_page, reason);
     }
     wn_play_close(&play);
     return outcome;
 }
 
-/* A number that is no budget (a threshold, say) at several magnitudes, on the probing geometries. */
+/* A number that is no budget (a threshold, say) at several magnitudes, on the probing geometries.
+ */
 static wn_outcome examine_numbers(wn_trial *trial, wn_stage_plugin *plugin, findings *found)
 {
     static const char *const magnitudes[] = {"0.01", "0.3", "0.9", "20"};
@@ -118,9 +123,12 @@ wn_outcome wn_test_oracle_identity(wn_trial *trial)
     if (found.has_hook && examine_numbers(trial, &plugin, &found) != WN_PASSED)
         return WN_FAILED;
     if (found.runs == 0)
-        return wn_trial_says(trial, WN_SKIPPED, "none of the test's models suits it, or no step runs");
+        return wn_trial_says(trial, WN_SKIPPED,
+                             "none of the test's models suits it, or no step runs");
     if (found.left_out == 0)
-        return wn_trial_says(trial, WN_SKIPPED, "it leaves nothing out in %llu runs, and so there is "
-                             "nothing to learn from it", (unsigned long long)found.runs);
+        return wn_trial_says(trial, WN_SKIPPED,
+                             "it leaves nothing out in %llu runs, and so there is "
+                             "nothing to learn from it",
+                             (unsigned long long)found.runs);
     return WN_PASSED;
 }

@@ -5,8 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Scores of a few units, summed in float32 over at most 128 channels; log-sum-exp over a few hundred
- * keys adds less. */
+/* Scores of a few units, summed in float32 over at most 128 channels; log-sum-exp over a few
+ * hundred keys adds less. */
 #define LSE_BOUND 5e-5
 
 /* One layer of a play: every token as it was fed. */
@@ -104,8 +104,10 @@ static int row_holds(exhibit *x, size_t row, uint32_t head, uint64_t *left_out, 
         return 1;
     double lse = x->play->lse[at], lse_expected = lse_dense + log(mass);
     if (!(fabs(lse - lse_expected) <= LSE_BOUND)) {
-        snprintf(text, capacity, "LSE %.7g, expected %.7g (natural log): of the dense softmax, %g "
-                 "lies on what was kept", lse, lse_expected, mass);
+        snprintf(text, capacity,
+                 "LSE %.7g, expected %.7g (natural log): of the dense softmax, %g "
+                 "lies on what was kept",
+                 lse, lse_expected, mass);
         return 0;
     }
     for (size_t c = 0; c < dim; c++) {
@@ -116,9 +118,10 @@ static int row_holds(exhibit *x, size_t row, uint32_t head, uint64_t *left_out, 
         expected /= mass;
         if (fabs(out[c] - expected) <= WN_PLAY_BOUND)
             continue;
-        snprintf(text, capacity, "channel %zu of the output is %.7g, expected %.7g: the mean of V "
-                 "under the softmax over what was kept, %g of the dense one", c, (double)out[c],
-                 expected, mass);
+        snprintf(text, capacity,
+                 "channel %zu of the output is %.7g, expected %.7g: the mean of V "
+                 "under the softmax over what was kept, %g of the dense one",
+                 c, (double)out[c], expected, mass);
         return 0;
     }
     return 1;
@@ -127,7 +130,10 @@ static int row_holds(exhibit *x, size_t row, uint32_t head, uint64_t *left_out, 
 int wn_oracle_holds(const wn_model *model, const wn_play *play, uint32_t mode, int by_output,
                     uint64_t *left_out, char *text, size_t capacity)
 {
-    exhibit x = {.model = model, .play = play, .mode = mode, .by_output = by_output,
+    exhibit x = {.model = model,
+                 .play = play,
+                 .mode = mode,
+                 .by_output = by_output,
                  .tokens = (size_t)(play->prompt + play->steps)};
     char reason[256];
     int holds = open_exhibit(&x);

@@ -31,8 +31,9 @@ void wn_play_token(const wn_model *model, const wn_play *play, uint32_t mode, ui
     uint64_t seed = token < play->prompt ? play->seed : play->seed + play->other_steps;
     uint64_t base = (((uint64_t)kind * 64 + layer) << 24 | (uint32_t)token) << 12;
     float scale = scale_of(mode, kind, token);
-    const uint8_t *poison = play->poison + ((size_t)layer * (size_t)wn_play_tokens(play) +
-                                            (size_t)token) * model->num_kv_heads;
+    const uint8_t *poison =
+        play->poison +
+        ((size_t)layer * (size_t)wn_play_tokens(play) + (size_t)token) * model->num_kv_heads;
     for (uint32_t i = 0; i < count; i++) {
         to[i] = element(seed, base + i) * scale;
         if (mode == WN_PLAY_PROBE && kind == WN_TOKEN_V)
@@ -60,7 +61,8 @@ int wn_play_open(const wn_model *model, uint64_t seed, int32_t prompt, int32_t s
     play->visible = calloc(rows + 1, tokens + 1);
     play->position = calloc(rows + 1, sizeof *play->position);
     play->out = calloc(wn_play_out_count(model, play) + 1, sizeof *play->out);
-    play->lse = calloc((size_t)model->num_layers * tokens * model->num_heads + 1, sizeof *play->lse);
+    play->lse =
+        calloc((size_t)model->num_layers * tokens * model->num_heads + 1, sizeof *play->lse);
     if (play->poison != NULL && play->visible != NULL && play->position != NULL &&
         play->out != NULL && play->lse != NULL)
         return 1;
@@ -244,7 +246,9 @@ static wn_status make_room(wn_scene *at)
     at->lse = calloc(rows * model->num_heads, sizeof(float));
     at->physical = calloc((size_t)at->count * model->num_layers, sizeof *at->physical);
     return at->q != NULL && at->k != NULL && at->v != NULL && at->out != NULL && at->lse != NULL &&
-           at->physical != NULL ? WN_OK : WN_ENOMEM;
+                   at->physical != NULL
+               ? WN_OK
+               : WN_ENOMEM;
 }
 
 static wn_status run_steps(wn_scene *at, int is_context, int32_t num_steps)
@@ -265,7 +269,11 @@ static wn_status run_steps(wn_scene *at, int is_context, int32_t num_steps)
 wn_status wn_play_prompts(wn_engine *engine, const wn_model *model, wn_play *plays, uint32_t count,
                           uint32_t mode, wn_play_report *report)
 {
-    wn_scene at = {.engine = engine, .model = model, .plays = plays, .count = count, .mode = mode,
+    wn_scene at = {.engine = engine,
+                   .model = model,
+                   .plays = plays,
+                   .count = count,
+                   .mode = mode,
                    .report = report};
     int32_t chunk = plays[0].chunk;
     wn_status status = WN_OK;
@@ -281,7 +289,11 @@ wn_status wn_play_prompts(wn_engine *engine, const wn_model *model, wn_play *pla
 wn_status wn_play_steps(wn_engine *engine, const wn_model *model, wn_play *plays, uint32_t count,
                         uint32_t mode, wn_play_report *report)
 {
-    wn_scene at = {.engine = engine, .model = model, .plays = plays, .count = count, .mode = mode,
+    wn_scene at = {.engine = engine,
+                   .model = model,
+                   .plays = plays,
+                   .count = count,
+                   .mode = mode,
                    .report = report};
     int32_t steps = 0;
     for (uint32_t p = 0; p < count; p++)

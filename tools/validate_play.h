@@ -20,13 +20,17 @@ typedef struct wn_scene {
     wn_play_report *report;
 } wn_scene;
 
-static inline int32_t wn_play_tokens(const wn_play *play) { return play->prompt + play->steps; }
+static inline int32_t wn_play_tokens(const wn_play *play)
+{
+    return play->prompt + play->steps;
+}
 
 /* The tokens of one play in this step: the first and how many. */
 int32_t wn_scene_first(const wn_scene *at, const wn_play *play);
 int32_t wn_scene_count(const wn_scene *at, const wn_play *play);
 
-/* Holds what the methods chose on a layer to the contract; the first breach goes into the report. */
+/* Holds what the methods chose on a layer to the contract; the first breach goes into the report.
+ */
 void wn_choice_judge(wn_scene *at, const wn_choice *choice, uint32_t layer);
 /* Notes in play->visible what the choice lets each row of the step see. */
 void wn_choice_mark(wn_scene *at, const wn_choice *choice, uint32_t layer);

@@ -1,15 +1,17 @@
-/* validate_sequence.c: tests of what may happen to a sequence: prompts in chunks, forks, cuts, pages
- * anywhere, and requests without tokens. What comes out must be what a fresh sequence gives that has
- * seen the same tokens. */
+/* validate_sequence.c: tests of what may happen to a sequence: prompts in chunks, forks, cuts,
+ * pages anywhere, and requests without tokens. What comes out must be what a fresh sequence gives
+ * that has seen the same tokens. */
 #include "tools/validate_stage.h"
 
 #include <string.h>
 
 enum { PROMPT = 150, STEPS = 3 };
 
-static const wn_engine_options options = {
-    .struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 16, .max_tokens = 1024,
-    .max_sequences = 16, .max_step_tokens = 512};
+static const wn_engine_options options = {.struct_size = WN_SIZEOF(wn_engine_options),
+                                          .tokens_per_page = 16,
+                                          .max_tokens = 1024,
+                                          .max_sequences = 16,
+                                          .max_step_tokens = 512};
 
 /* The plugin with tight budgets and two plays of the same tokens. */
 typedef struct pair {
@@ -65,9 +67,10 @@ wn_outcome wn_test_chunked_prompt(wn_trial *trial)
                              wn_error_text());
     double off = wn_play_distance(&two.plugin.model, &two.a, &two.b, 0);
     if (!(off <= WN_PLAY_BOUND))
-        return wn_trial_says(trial, WN_FAILED, "in chunks of 64 a prompt of %d tokens gives an output "
-                             "%g away from the one at once, at most %g is allowed", PROMPT, off,
-                             WN_PLAY_BOUND);
+        return wn_trial_says(trial, WN_FAILED,
+                             "in chunks of 64 a prompt of %d tokens gives an output "
+                             "%g away from the one at once, at most %g is allowed",
+                             PROMPT, off, WN_PLAY_BOUND);
     return WN_PASSED;
 }
 
@@ -101,8 +104,10 @@ wn_outcome wn_test_fork_then_diverge(wn_trial *trial)
         return call_fails(trial, "a fork after the prompt, and steps on both sides", status);
     for (int i = 0; i < 2; i++)
         if (wn_play_distance(model, i == 0 ? &two.a : &two.b, &fresh[i], PROMPT) != 0)
-            return wn_trial_says(trial, WN_FAILED, "a forked sequence's %s goes on in another way than "
-                                 "a fresh sequence of the same tokens", i == 0 ? "parent" : "child");
+            return wn_trial_says(trial, WN_FAILED,
+                                 "a forked sequence's %s goes on in another way than "
+                                 "a fresh sequence of the same tokens",
+                                 i == 0 ? "parent" : "child");
     wn_play_end(engine, &two.a, 1);
     wn_play_end(engine, &two.b, 1);
     wn_engine_free(engine);
@@ -134,7 +139,8 @@ wn_outcome wn_test_truncate_then_append(wn_trial *trial)
     if (status != WN_OK)
         return call_fails(trial, "steps, a cut back to the prompt, and other steps", status);
     if (wn_play_distance(model, &two.a, &two.b, PROMPT) != 0)
-        return wn_trial_says(trial, WN_FAILED, "after generated tokens were cut off, others give "
+        return wn_trial_says(trial, WN_FAILED,
+                             "after generated tokens were cut off, others give "
                              "another output than in a fresh sequence");
     wn_play_end(engine, &two.a, 1);
     wn_engine_free(engine);
@@ -175,14 +181,16 @@ wn_outcome wn_test_pages_do_not_matter(wn_trial *trial)
     if (status != WN_OK)
         return call_fails(trial, "a sequence on pages out of order", status);
     if (wn_play_distance(&two.plugin.model, &two.a, &two.b, 0) != 0)
-        return wn_trial_says(trial, WN_FAILED, "on pages out of order a sequence gives another output "
+        return wn_trial_says(trial, WN_FAILED,
+                             "on pages out of order a sequence gives another output "
                              "than on pages in order");
     wn_engine_free(engine);
     return WN_PASSED;
 }
 
 /* A play between two others of so many tokens. */
-static wn_status play_between(wn_trial *trial, pair *two, wn_play *play, int32_t prompt, int32_t steps)
+static wn_status play_between(wn_trial *trial, pair *two, wn_play *play, int32_t prompt,
+                              int32_t steps)
 {
     wn_play plays[3] = {{0}, *play, {0}};
     wn_status status = WN_ENOMEM;
@@ -210,7 +218,8 @@ wn_outcome wn_test_empty_request(wn_trial *trial)
     if (status != WN_OK)
         return call_fails(trial, "a batch with requests of no tokens", status);
     if (wn_play_distance(&two.plugin.model, &two.a, &two.b, 0) != 0)
-        return wn_trial_says(trial, WN_FAILED, "beside requests of no tokens a sequence gives another "
+        return wn_trial_says(trial, WN_FAILED,
+                             "beside requests of no tokens a sequence gives another "
                              "output than beside others");
     return WN_PASSED;
 }

@@ -21,8 +21,11 @@ static int write_config(const wn_stage_plugin *plugin, const wn_budgets *budgets
         if (given != value)
             ; /* taken as it is */
         else if ((field->flags & WN_FIELD_BUDGET) != 0 && !isnan(budgets->value[i]))
-            snprintf(value, sizeof value, field->type == WN_FIELD_INT ? "%.0f" :
-                     field->type == WN_FIELD_INT_LIST ? "[%.0f]" : "%.17g", budgets->value[i]);
+            snprintf(value, sizeof value,
+                     field->type == WN_FIELD_INT        ? "%.0f"
+                     : field->type == WN_FIELD_INT_LIST ? "[%.0f]"
+                                                        : "%.17g",
+                     budgets->value[i]);
         else if ((field->flags & WN_FIELD_REQUIRED) != 0)
             wn_required_text(field, value, sizeof value);
         else
@@ -48,8 +51,8 @@ wn_config *wn_stage_config(const wn_stage_plugin *plugin, const wn_budgets *budg
 int wn_stage_accepts(const wn_stage_plugin *plugin, const wn_budgets *budgets)
 {
     wn_config *config = wn_stage_config(plugin, budgets);
-    int fine = config != NULL && wn_engine_check(plugin->registry, config, &plugin->model, NULL,
-                                                 NULL, NULL) == WN_OK;
+    int fine = config != NULL &&
+               wn_engine_check(plugin->registry, config, &plugin->model, NULL, NULL, NULL) == WN_OK;
     wn_config_free(config);
     return fine;
 }
@@ -117,9 +120,11 @@ int wn_stage_find(wn_trial *trial, wn_stage_plugin *plugin)
     if (!wn_stage_open(trial, plugin))
         return 0;
     if (wn_stage_needs_inputs(plugin))
-        wn_trial_says(trial, WN_SKIPPED, "every step must bring the model's \"%s\": its shape and "
+        wn_trial_says(trial, WN_SKIPPED,
+                      "every step must bring the model's \"%s\": its shape and "
                       "its meaning are between model and plugin, so that the validator cannot make "
-                      "one up", plugin->schema->inputs[0]);
+                      "one up",
+                      plugin->schema->inputs[0]);
     return !wn_stage_needs_inputs(plugin);
 }
 
@@ -167,8 +172,8 @@ wn_engine *wn_stage_engine(const wn_stage_plugin *plugin, const wn_budgets *budg
 {
     wn_engine *engine = NULL;
     wn_config *config = wn_stage_config(plugin, budgets);
-    if (config == NULL || wn_engine_create(plugin->registry, config, &plugin->model, options,
-                                           &engine) != WN_OK)
+    if (config == NULL ||
+        wn_engine_create(plugin->registry, config, &plugin->model, options, &engine) != WN_OK)
         engine = NULL;
     wn_config_free(config);
     return engine;

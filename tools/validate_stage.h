@@ -14,8 +14,8 @@ typedef struct wn_stage_plugin {
     wn_model model; /* one that accepts the defaults */
 } wn_stage_plugin;
 
-/* 0: trial->text says why the plugin cannot be staged (the test is then skipped). wn_stage_open does
- * not mind that it needs inputs, for tests that run no steps; wn_stage_find does. */
+/* 0: trial->text says why the plugin cannot be staged (the test is then skipped). wn_stage_open
+ * does not mind that it needs inputs, for tests that run no steps; wn_stage_find does. */
 int wn_stage_open(wn_trial *trial, wn_stage_plugin *plugin);
 int wn_stage_find(wn_trial *trial, wn_stage_plugin *plugin);
 int wn_stage_needs_inputs(const wn_stage_plugin *plugin);
@@ -25,8 +25,9 @@ enum { WN_STAGE_MAX_FIELDS = 64 };
 typedef struct wn_budgets {
     /* Of BUDGET fields; entries of other fields are not looked at. NAN: the default. */
     double value[WN_STAGE_MAX_FIELDS];
-    const char *text[WN_STAGE_MAX_FIELDS]; /* of any field, as it stands in a file; wins. NULL: no text */
-    uint32_t count; /* BUDGET fields there are */
+    const char
+        *text[WN_STAGE_MAX_FIELDS]; /* of any field, as it stands in a file; wins. NULL: no text */
+    uint32_t count;                 /* BUDGET fields there are */
 } wn_budgets;
 void wn_budgets_default(const wn_stage_plugin *plugin, wn_budgets *budgets);
 void wn_budgets_greatest(const wn_stage_plugin *plugin, wn_budgets *budgets);
@@ -42,31 +43,33 @@ wn_config *wn_stage_config(const wn_stage_plugin *plugin, const wn_budgets *budg
 wn_engine *wn_stage_engine(const wn_stage_plugin *plugin, const wn_budgets *budgets,
                            const wn_engine_options *options);
 
-/* One sequence: a prompt, then `steps` generated tokens, one per step. Arrays are the caller's, made
- * by wn_play_open. Token t is the same whatever the play's length, given the seed. */
+/* One sequence: a prompt, then `steps` generated tokens, one per step. Arrays are the caller's,
+ * made by wn_play_open. Token t is the same whatever the play's length, given the seed. */
 typedef struct wn_play {
     uint64_t seed;
-    uint64_t other_steps; /* added to the seed of generated tokens: the same prompt goes on differently */
+    uint64_t other_steps;  /* added to the seed of generated tokens: the same prompt goes on
+                              differently */
     int32_t prompt, steps; /* 0 steps: an empty request in every step */
-    int32_t chunk;         /* tokens of the prompt per step; 0: all at once. Only for a play alone */
-    uint8_t *poison;       /* [layers, tokens, kv_heads] 1: this V row is NaN */
-    uint8_t *visible;      /* [layers, tokens, kv_heads, tokens], out: which positions a row saw, as far
-                              as choices tell */
-    int32_t *position;     /* [layers, kv_heads, tokens], out: of each slot, in the last step */
-    float *out;            /* [layers, tokens, heads * v_head_dim], out */
-    float *lse;            /* [layers, tokens, heads], out */
-    wn_sequence sequence;  /* between wn_play_prompts and wn_play_end */
+    int32_t chunk;     /* tokens of the prompt per step; 0: all at once. Only for a play alone */
+    uint8_t *poison;   /* [layers, tokens, kv_heads] 1: this V row is NaN */
+    uint8_t *visible;  /* [layers, tokens, kv_heads, tokens], out: which positions a row saw, as far
+                          as choices tell */
+    int32_t *position; /* [layers, kv_heads, tokens], out: of each slot, in the last step */
+    float *out;        /* [layers, tokens, heads * v_head_dim], out */
+    float *lse;        /* [layers, tokens, heads], out */
+    wn_sequence sequence; /* between wn_play_prompts and wn_play_end */
 } wn_play;
 
-int wn_play_open(const wn_model *model, uint64_t seed, int32_t prompt, int32_t steps, wn_play *play);
+int wn_play_open(const wn_model *model, uint64_t seed, int32_t prompt, int32_t steps,
+                 wn_play *play);
 void wn_play_close(wn_play *play);
 
 enum {
     WN_PLAY_WHOLE = 0,
     WN_PLAY_NAN = 1, /* the prompt alone, K and V all NaN, unfinished: nothing is evicted */
-    /* Channel c of V is 1 for token c and 0 for the others, so that the output is the softmax itself
-     * and shows which tokens are in it (v_head_dim >= tokens); every second run of 64 keys is small,
-     * so that whole tiles of keys matter little. */
+    /* Channel c of V is 1 for token c and 0 for the others, so that the output is the softmax
+     * itself and shows which tokens are in it (v_head_dim >= tokens); every second run of 64 keys
+     * is small, so that whole tiles of keys matter little. */
     WN_PLAY_PROBE = 2
 };
 
@@ -77,9 +80,9 @@ void wn_play_token(const wn_model *model, const wn_play *play, uint32_t mode, ui
 
 /* What came of it beside the outputs. */
 typedef struct wn_play_report {
-    wn_status status; /* what the latest wn_play_... returned */
+    wn_status status;                /* what the latest wn_play_... returned */
     uint64_t selections, retentions; /* lists seen */
-    int choice_bad;  /* a choice breaks the contract; text says which */
+    int choice_bad;                  /* a choice breaks the contract; text says which */
     char text[512];
 } wn_play_report;
 
@@ -95,7 +98,8 @@ void wn_play_end(wn_engine *engine, wn_play *plays, uint32_t count);
 
 /* Elements of play->out. */
 size_t wn_play_out_count(const wn_model *model, const wn_play *play);
-/* The greatest distance between two outputs of tokens `from` and beyond, NaN counting as infinite. */
+/* The greatest distance between two outputs of tokens `from` and beyond, NaN counting as infinite.
+ */
 double wn_play_distance(const wn_model *model, const wn_play *a, const wn_play *b, int32_t from);
 
 /* V lies in [-1, 1) and so does the output; both sums run in float32 over a few hundred keys, in

@@ -1,6 +1,6 @@
 /* validate_values.c: reads default_text. The real reading of configurations is the core's; here it
- * is done a second time, on purpose, so that a plugin's defaults are judged by the words of config.h
- * and not by what one reader happens to accept. */
+ * is done a second time, on purpose, so that a plugin's defaults are judged by the words of
+ * config.h and not by what one reader happens to accept. */
 #include "tools/validate_values.h"
 
 #include <ctype.h>
@@ -55,15 +55,19 @@ static wn_status read_number(const wn_config_field *field, const char *text, wn_
     if (field->type != WN_FIELD_INT)
         return WN_OK;
     value->i = strtoll(text, NULL, 10);
-    return (double)value->i == value->f ? WN_OK : fail(why, capacity, field, text,
-                                                       "is not an integer");
+    return (double)value->i == value->f ? WN_OK
+                                        : fail(why, capacity, field, text, "is not an integer");
 }
 
 static int phase_of(const char *at, size_t length)
 {
-    static const struct { const char *name; int phase; } names[] = {
-        {"prefill", WN_PHASE_CONTEXT}, {"context", WN_PHASE_CONTEXT},
-        {"decode", WN_PHASE_GENERATION}, {"generation", WN_PHASE_GENERATION}};
+    static const struct {
+        const char *name;
+        int phase;
+    } names[] = {{"prefill", WN_PHASE_CONTEXT},
+                 {"context", WN_PHASE_CONTEXT},
+                 {"decode", WN_PHASE_GENERATION},
+                 {"generation", WN_PHASE_GENERATION}};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strlen(names[i].name) == length && strncmp(at, names[i].name, length) == 0)
             return names[i].phase;
@@ -88,7 +92,8 @@ static wn_status read_phases(const wn_config_field *field, const char *text, wn_
         int phase = phase_of(at, length);
         at = skip_spaces(at + length);
         if (phase < 0 || *at != ':' || !number(skip_spaces(at + 1), &each, &end))
-            return fail(why, capacity, field, text, "is neither a number nor {prefill: x, decode: y}");
+            return fail(why, capacity, field, text,
+                        "is neither a number nor {prefill: x, decode: y}");
         if (!in_range(field, each))
             return fail(why, capacity, field, text, "is out of the field's range");
         value->phase[phase] = each;
@@ -138,7 +143,8 @@ static char *name_room(char **names, const char *text, uint32_t number)
     return (char *)(names + strlen(text) + 1) + (size_t)number * MOST_NAME;
 }
 
-/* The length of the word at the start, or 0: neither a point nor what YAML reads as something else. */
+/* The length of the word at the start, or 0: neither a point nor what YAML reads as something else.
+ */
 static size_t word(const char *at)
 {
     size_t length = strspn(at, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
@@ -167,8 +173,8 @@ static wn_status read_words(const wn_config_field *field, const char *text, wn_v
     return WN_OK;
 }
 
-/* One mapping, `at` behind its brace; nested ones by recursion. prefix: "" or "outer.". Returns what
- * follows the closing brace, or NULL. */
+/* One mapping, `at` behind its brace; nested ones by recursion. prefix: "" or "outer.". Returns
+ * what follows the closing brace, or NULL. */
 static const char *read_mapping(const wn_config_field *field, const char *text, const char *at,
                                 const char *prefix, wn_value *value)
 {
@@ -198,8 +204,8 @@ static const char *read_mapping(const wn_config_field *field, const char *text, 
 }
 
 /* {a: 1, b: {c: 2}} */
-static wn_status read_map(const wn_config_field *field, const char *text, wn_value *value, char *why,
-                          size_t capacity)
+static wn_status read_map(const wn_config_field *field, const char *text, wn_value *value,
+                          char *why, size_t capacity)
 {
     const char *at = skip_spaces(text);
     value->names = (const char *const *)make_names(text);

@@ -8,8 +8,8 @@
 #include <stddef.h>
 
 /* Reads text as a user would write it for this field and checks its range. value: filled; its lists
- * are allocated and freed by wn_value_free, after a failure too. On failure why (why_capacity bytes)
- * says what is wrong. */
+ * are allocated and freed by wn_value_free, after a failure too. On failure why (why_capacity
+ * bytes) says what is wrong. */
 wn_status wn_value_read(const wn_config_field *field, const char *text, wn_value *value, char *why,
                         size_t why_capacity);
 void wn_value_free(wn_value *value);
@@ -19,7 +19,8 @@ void wn_value_free(wn_value *value);
 wn_value *wn_trial_values(const wn_config_interface *config, char *why, size_t why_capacity);
 void wn_trial_values_free(wn_value *values, uint32_t num_fields);
 
-/* The same text for a configuration file: what to write for a required field. Returns its length. */
+/* The same text for a configuration file: what to write for a required field. Returns its length.
+ */
 int wn_required_text(const wn_config_field *field, char *text, size_t capacity);
 
 #endif

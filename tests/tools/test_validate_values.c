@@ -11,8 +11,9 @@ static char why[256];
 
 static wn_status read(uint32_t type, const char *text, wn_value *value)
 {
-    wn_config_field field = {WN_SIZEOF(wn_config_field), type, 0, 0, "f", "", "help", NULL, -10, 100,
-                             type == WN_FIELD_ENUM ? names : NULL};
+    wn_config_field field = {
+        WN_SIZEOF(wn_config_field),          type, 0, 0, "f", "", "help", NULL, -10, 100,
+        type == WN_FIELD_ENUM ? names : NULL};
     why[0] = '\0';
     wn_status status = wn_value_read(&field, text, value, why, sizeof why);
     CU_ASSERT_EQUAL(status == WN_OK, why[0] == '\0');
@@ -81,11 +82,13 @@ static void words_and_maps(void)
     CU_ASSERT_STRING_EQUAL(value.names[2], "c");
     CU_ASSERT_EQUAL(value.numbers[2], -3);
     wn_value_free(&value);
-    static const struct { uint32_t type; const char *text; } wrong[] = {
-        {WN_FIELD_STRING_LIST, "a, b"},      {WN_FIELD_STRING_LIST, "[a"},
-        {WN_FIELD_STRING_LIST, "[[a]]"},     {WN_FIELD_NUMBER_MAP, "1"},
-        {WN_FIELD_NUMBER_MAP, "{a: words}"}, {WN_FIELD_NUMBER_MAP, "{a: 1"},
-        {WN_FIELD_NUMBER_MAP, "{a: {b: 1}"}, {WN_FIELD_NUMBER_MAP, "{a: 1000}"}};
+    static const struct {
+        uint32_t type;
+        const char *text;
+    } wrong[] = {{WN_FIELD_STRING_LIST, "a, b"},      {WN_FIELD_STRING_LIST, "[a"},
+                 {WN_FIELD_STRING_LIST, "[[a]]"},     {WN_FIELD_NUMBER_MAP, "1"},
+                 {WN_FIELD_NUMBER_MAP, "{a: words}"}, {WN_FIELD_NUMBER_MAP, "{a: 1"},
+                 {WN_FIELD_NUMBER_MAP, "{a: {b: 1}"}, {WN_FIELD_NUMBER_MAP, "{a: 1000}"}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         CU_ASSERT_EQUAL(read(wrong[i].type, wrong[i].text, &value), WN_ECONFIG);
         wn_value_free(&value);
@@ -109,8 +112,10 @@ static void bad(void)
 static void required_fields_get_something(void)
 {
     static const wn_config_field fields[] = {
-        {WN_SIZEOF(wn_config_field), WN_FIELD_INT, WN_FIELD_REQUIRED, 0, "a", "", "h", NULL, 3, 9, NULL},
-        {WN_SIZEOF(wn_config_field), WN_FIELD_ENUM, WN_FIELD_REQUIRED, 0, "b", "", "h", NULL, 0, 0, names},
+        {WN_SIZEOF(wn_config_field), WN_FIELD_INT, WN_FIELD_REQUIRED, 0, "a", "", "h", NULL, 3, 9,
+         NULL},
+        {WN_SIZEOF(wn_config_field), WN_FIELD_ENUM, WN_FIELD_REQUIRED, 0, "b", "", "h", NULL, 0, 0,
+         names},
         {WN_SIZEOF(wn_config_field), WN_FIELD_INT, 0, 0, "c", "", "h", NULL, 3, 9, NULL}};
     const wn_config_interface config = {
         .struct_size = WN_SIZEOF(wn_config_interface), .num_fields = 3, .fields = fields};
@@ -122,5 +127,6 @@ static void required_fields_get_something(void)
     wn_trial_values_free(values, 3);
 }
 
-WN_SUITE("tools.validate_values", {"good", good}, {"phases", phases}, {"lists", lists}, {"words and maps", words_and_maps}, {"bad", bad},
+WN_SUITE("tools.validate_values", {"good", good}, {"phases", phases}, {"lists", lists},
+         {"words and maps", words_and_maps}, {"bad", bad},
          {"required fields get something", required_fields_get_something})
