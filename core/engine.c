@@ -55,6 +55,8 @@ static void check_model(const wn_model *m, wn_reason_list *reasons)
     if (!(m->softmax_scale > 0) || isinf(m->softmax_scale))
         wn_reason_add(reasons, "model.softmax_scale is %g: it comes from the model, usually "
                                "1/sqrt(head_dim), and has no default", (double)m->softmax_scale);
+    if (m->reserved != 0)
+        wn_reason_add(reasons, "model.reserved is %u: expected 0", m->reserved);
     if (m->rope > WN_ROPE_INTERLEAVED)
         wn_reason_add(reasons, "model.rope is %u: expected a WN_ROPE_ constant", m->rope);
     if (m->rope != WN_ROPE_NONE) {

@@ -50,13 +50,6 @@ static wn_status count(json_t *root, const char *const *keys, uint32_t otherwise
     return WN_OK;
 }
 
-/* K and V of one latent vector: another cache than this library's. */
-static int is_latent(json_t *root)
-{
-    json_t *rank = json_object_get(root, "kv_lora_rank");
-    return rank != NULL && !json_is_null(rank);
-}
-
 static wn_status read_dtype(json_t *root, const char *path, uint32_t *dtype, wn_error *error)
 {
     const char *key = NULL;
@@ -87,25 +80,81 @@ static wn_status finish(const char *path, wn_model_geometry *geometry, wn_error 
     return WN_OK;
 }
 
+/* K and V per KV head. */
+static wn_status read_heads(json_t *root, const char *path, wn_model *model, wn_error *error)
+{
+    static const char *const head_dim_keys[] = {"head_dim", NULL};
+    uint32_t hidden = 0;
+    wn_status status =
+        count(root, kv_head_keys, model->num_heads, 65536, path, &model->num_kv_heads, error);
+    if (status == WN_OK && json_object_get(root, "head_dim") == NULL)
+        status = count(root, hidden_keys, 0, 1 << 24, path, &hidden, error);
+    return status != WN_OK ? status
+                           : count(root, head_dim_keys, hidden / model->num_heads, WN_MAX_HEAD_DIM,
+                                   path, &model->head_dim, error);
+}
+
+static int is_latent(json_t *root)
+{
+    json_t *rank = json_object_get(root, "kv_lora_rank");
+    return rank != NULL && !json_is_null(rank);
+}
+
+/* MLA in its absorbed form (wn_model.mla): per token kv_lora_rank channels of latent, of which the
+ * values are made, and qk_rope_head_dim rotated ones. The scale is that of the heads before
+ * absorption, and with YaRN times (0.1 * mscale_all_dim * ln(factor) + 1) squared, as DeepSeek's
+ * model code has it. */
+static wn_status read_latent(json_t *root, const char *path, wn_model *model, wn_error *error)
+{
+    static const char *const rank_keys[] = {"kv_lora_rank", NULL};
+    static const char *const rope_keys[] = {"qk_rope_head_dim", NULL};
+    static const char *const nope_keys[] = {"qk_nope_head_dim", NULL};
+    uint32_t rank = 0, rope = 0, nope = 0;
+    wn_status status = count(root, rank_keys, 0, WN_MAX_HEAD_DIM, path, &rank, error);
+    if (status == WN_OK)
+        status = count(root, rope_keys, 0, WN_MAX_HEAD_DIM, path, &rope, error);
+    if (status == WN_OK)
+        status = count(root, nope_keys, 0, 65536, path, &nope, error);
+    if (status != WN_OK)
+        return status;
+    json_t *scaling = json_object_get(root, "rope_scaling");
+    double factor = json_number_value(json_object_get(scaling, "factor"));
+    double mscale = json_number_value(json_object_get(scaling, "mscale_all_dim"));
+    double longer = factor > 1 ? 0.1 * mscale * log(factor) + 1 : 1;
+    model->mla = 1;
+    model->num_kv_heads = 1;
+    model->head_dim = rank + rope;
+    model->v_head_dim = rank;
+    model->softmax_scale = (float)(longer * longer / sqrt((double)nope + rope));
+    return WN_OK;
+}
+
+/* A lightning indexer, where the model has one. */
+static wn_status read_indexer(json_t *root, const char *path, wn_model *model, wn_error *error)
+{
+    static const char *const names[3][2] = {
+        {"index_n_heads", NULL}, {"index_head_dim", NULL}, {"index_topk", NULL}};
+    uint32_t *const to[3] = {&model->index_n_heads, &model->index_head_dim, &model->index_topk};
+    static const uint32_t greatest[3] = {1024, WN_MAX_HEAD_DIM, 1 << 30};
+    wn_status status = WN_OK;
+    for (int i = 0; i < 3 && status == WN_OK; i++)
+        if (json_object_get(root, names[i][0]) != NULL)
+            status = count(root, names[i], 0, greatest[i], path, to[i], error);
+    return status;
+}
+
 static wn_status read_root(json_t *root, const char *path, wn_model_geometry *geometry,
                            wn_error *error)
 {
     wn_model *model = &geometry->model;
-    static const char *const head_dim_keys[] = {"head_dim", NULL};
-    uint32_t hidden = 0;
-    if (is_latent(root))
-        return wn_fail(error, WN_EUNSUPPORTED, "%s: \"kv_lora_rank\": latent attention (MLA) keeps "
-                       "another cache than K and V per head, which this version has not", path);
     wn_status status = count(root, layer_keys, 0, 65536, path, &model->num_layers, error);
     if (status == WN_OK)
         status = count(root, head_keys, 0, 65536, path, &model->num_heads, error);
     if (status == WN_OK)
-        status = count(root, kv_head_keys, model->num_heads, 65536, path, &model->num_kv_heads, error);
-    if (status == WN_OK && json_object_get(root, "head_dim") == NULL)
-        status = count(root, hidden_keys, 0, 1 << 24, path, &hidden, error);
+        status = is_latent(root) ? read_latent(root, path, model, error)
+                                 : read_heads(root, path, model, error);
     if (status == WN_OK)
-        status = count(root, head_dim_keys, hidden / model->num_heads, WN_MAX_HEAD_DIM, path,
-                       &model->head_dim, error);
+        status = read_indexer(root, path, model, error);
     if (status == WN_OK)
         status = count(root, position_keys, 0, INT32_MAX, path, &model->max_position, error);
     if (status == WN_OK)

@@ -13,7 +13,8 @@ typedef struct wn_model_geometry {
 } wn_model_geometry;
 
 /* Reads a config.json: Llama's family of names, GPT-2's, and the text part of multi-modal models.
- * RoPE is left out (WN_ROPE_NONE): queries and keys come rotated. Every error names the file and the
+ * A model with kv_lora_rank becomes MLA in its absorbed form; index_* keys its indexer. RoPE is
+ * left out (WN_ROPE_NONE): queries and keys come rotated. Every error names the file and the
  * key. */
 wn_status wn_hf_config_load(const char *path, wn_model_geometry *geometry, wn_error *error);
 wn_status wn_hf_config_parse(const char *text, size_t bytes, const char *path,

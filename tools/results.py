@@ -41,11 +41,9 @@ def skip_softmax(header):
 
 
 def dsa(header):
-    shapes = [entry["shape"] for name, entry in header.items() if name.endswith(".indexer.q")]
-    if not shapes:
+    if not any(name.endswith(".indexer.q") for name in header):
         return []
-    return [{"index_topk": topk, "indexer_k_dtype": dtype, "index_n_heads": shapes[0][1],
-             "index_head_dim": shapes[0][2]}
+    return [{"index_topk": topk, "indexer_k_dtype": dtype}
             for dtype in ("bf16", "fp8") for topk in (64, 128, 256, 512)]
 
 

@@ -463,9 +463,24 @@ wn_tensor wn_trace_keys(const wn_trace *trace, uint32_t layer, int64_t first, in
                           (int64_t[]){count, trace->num_kv_heads, trace->head_dim});
 }
 
+/* Shape of the first layer's indexer.q, [tokens, heads, channels], in the model's words. */
+static void read_indexer_shape(const wn_trace *trace, wn_model *model)
+{
+    for (uint32_t l = 0; l < trace->num_layers; l++)
+        for (uint32_t i = 0; i < trace->layers[l].num_inputs; i++) {
+            const wn_safetensor *input = trace->layers[l].inputs[i];
+            if (strcmp(trace->layers[l].input_names[i], "indexer.q") != 0 || input->ndim != 3 ||
+                input->shape[1] > UINT32_MAX || input->shape[2] > UINT32_MAX)
+                continue;
+            model->index_n_heads = (uint32_t)input->shape[1];
+            model->index_head_dim = (uint32_t)input->shape[2];
+            return;
+        }
+}
+
 wn_model wn_trace_model(const wn_trace *trace)
 {
-    return (wn_model){.struct_size = WN_SIZEOF(wn_model),
+    wn_model model = {.struct_size = WN_SIZEOF(wn_model),
                       .num_layers = trace->num_layers,
                       .num_heads = trace->num_heads,
                       .num_kv_heads = trace->num_kv_heads,
@@ -478,6 +493,8 @@ wn_model wn_trace_model(const wn_trace *trace)
                       .mla = trace->mla,
                       .layer_number = trace->layer_number,
                       .name = trace->model};
+    read_indexer_shape(trace, &model);
+    return model;
 }
 
 /* ---------------------------------------------------------------- expectations */

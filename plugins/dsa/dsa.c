@@ -43,11 +43,13 @@ static const uint32_t scale_rules[] = {WN_SCALE_POWER_OF_TWO, WN_SCALE_EXACT};
     FIELD(WN_FIELD_ENUM, 0, name_, "", default_, 0, 0, names_, help_)
 
 static const wn_config_field fields[NUM_FIELDS] = {
-    [INDEX_N_HEADS] = INT_FIELD("index_n_heads", "heads", "64", 1024, "heads of the indexer"),
+    [INDEX_N_HEADS] = INT_FIELD("index_n_heads", "heads", "64", 1024,
+                                "heads of the indexer; the model's own if it says"),
     [INDEX_HEAD_DIM] = INT_FIELD("index_head_dim", "channels", "128", WN_MAX_HEAD_DIM,
-                                 "channels of an indexer head; a multiple of 4"),
+                                 "channels of an indexer head, a multiple of 4; the model's own if "
+                                 "it says"),
     [INDEX_TOPK] = FIELD(WN_FIELD_INT, WN_FIELD_BUDGET, "index_topk", "tokens", "2048", 1, 1 << 30,
-                         NULL, "tokens that each query attends to"),
+                         NULL, "tokens that each query attends to; the model's own if it says"),
     [CHUNK_SIZE] = INT_FIELD("indexer_max_chunk_size", "tokens", "32768", 1 << 30,
                              "query tokens scored at a time; bounds the workspace"),
     [SKIP_SHORT] = BOOL_FIELD("skip_indexer_for_short_seqs", "true",
@@ -78,6 +80,17 @@ static wn_status refuse(const wn_reasons *reasons, const char *text)
     return WN_ECONFIG;
 }
 
+/* What the user set, else what the model says, else the default. */
+static uint32_t choose(const wn_value *value, uint32_t of_model)
+{
+    return value->is_set || of_model == 0 ? (uint32_t)value->i : of_model;
+}
+
+static uint32_t head_dim(const wn_model *model, const wn_value *values)
+{
+    return choose(&values[INDEX_HEAD_DIM], model->index_head_dim);
+}
+
 /* Can the model's own frequencies serve: does it rotate as many channels? */
 static int model_has_frequencies(const wn_model *model, const wn_value *values)
 {
@@ -105,14 +118,14 @@ static wn_status check_rope(const wn_model *model, const wn_value *values,
     if (!values[ROPE_THETA].has_value && !model_has_frequencies(model, values))
         status = refuse(reasons, "indexer_rope needs indexer_rope_theta: the model has no RoPE "
                                  "frequencies for indexer_rope_dim channels to take it from");
-    if (values[ROPE_DIM].i % 2 != 0 || values[ROPE_DIM].i > values[INDEX_HEAD_DIM].i)
+    if (values[ROPE_DIM].i % 2 != 0 || values[ROPE_DIM].i > head_dim(model, values))
         status = refuse(reasons, "indexer_rope_dim must be even and at most index_head_dim");
     return status;
 }
 
 static wn_status check(const wn_model *model, const wn_value *values, const wn_reasons *reasons)
 {
-    const int64_t dim = values[INDEX_HEAD_DIM].i;
+    const uint32_t dim = head_dim(model, values);
     wn_status status = check_rope(model, values, reasons);
     if (dim % 4 != 0)
         status = refuse(reasons, "index_head_dim must be a multiple of 4, so that the scales "
@@ -161,15 +174,15 @@ static void read_rope(const wn_model *model, const wn_value *values, dsa *self)
 static wn_status create(const wn_model *model, const wn_value *values, void **instance,
                         wn_error *error)
 {
-    const int64_t topk = values[INDEX_TOPK].i;
+    const uint32_t topk = choose(&values[INDEX_TOPK], model->index_topk);
     dsa *self = malloc(sizeof *self);
     if (self == NULL)
         return wn_fail(error, WN_ENOMEM, "no memory for an instance");
     *self = (dsa){
         .model = model,
-        .heads = (uint32_t)values[INDEX_N_HEADS].i,
-        .dim = (uint32_t)values[INDEX_HEAD_DIM].i,
-        .width = topk < model->max_position ? (uint32_t)topk : model->max_position,
+        .heads = choose(&values[INDEX_N_HEADS], model->index_n_heads),
+        .dim = head_dim(model, values),
+        .width = topk < model->max_position ? topk : model->max_position,
         .chunk = (uint32_t)values[CHUNK_SIZE].i,
         .skip_short = values[SKIP_SHORT].i != 0,
         .key_dtype = dtypes[values[K_DTYPE].i],

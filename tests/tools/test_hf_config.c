@@ -52,6 +52,26 @@ static void other_names(void)
     CU_ASSERT_DOUBLE_EQUAL(read.model.softmax_scale, 1.0 / 16, 1e-7);
 }
 
+/* DeepSeek-V3.2: absorbed heads, YaRN's factor in the scale, the indexer. */
+static void latent_attention(void)
+{
+    CU_ASSERT_EQUAL_FATAL(
+        parse("{\"model_type\": \"deepseek_v32\", \"num_hidden_layers\": 61, "
+              "\"num_attention_heads\": 128, \"num_key_value_heads\": 128, "
+              "\"max_position_embeddings\": 163840, \"kv_lora_rank\": 512, "
+              "\"qk_rope_head_dim\": 64, \"qk_nope_head_dim\": 128, \"v_head_dim\": 128, "
+              "\"rope_scaling\": {\"factor\": 40, \"mscale_all_dim\": 1.0}, "
+              "\"index_n_heads\": 64, \"index_head_dim\": 128, \"index_topk\": 2048}"), WN_OK);
+    const wn_model *m = &read.model;
+    CU_ASSERT(m->mla == 1 && m->num_heads == 128 && m->num_kv_heads == 1);
+    CU_ASSERT(m->head_dim == 576 && m->v_head_dim == 512);
+    CU_ASSERT_DOUBLE_EQUAL(m->softmax_scale, 0.13523377886088009, 1e-8);
+    CU_ASSERT(m->index_n_heads == 64 && m->index_head_dim == 128 && m->index_topk == 2048);
+    CU_ASSERT_EQUAL(parse("{" LLAMA "}"), WN_OK);
+    CU_ASSERT(read.model.mla == 0 && read.model.index_n_heads == 0);
+    CU_ASSERT_EQUAL(parse("{" LLAMA ", \"index_topk\": 0}"), WN_EFORMAT);
+}
+
 static void errors_name_the_key(void)
 {
     static const struct { const char *json, *says; wn_status status; } bad[] = {
@@ -64,7 +84,7 @@ static void errors_name_the_key(void)
         {"{" LLAMA ", \"num_key_value_heads\": 4}", "evenly", WN_EFORMAT},
         {"{" LLAMA ", \"head_dim\": 4096}", "head_dim", WN_EFORMAT},
         {"{" LLAMA ", \"dtype\": \"int4\"}", "dtype", WN_EUNSUPPORTED},
-        {"{" LLAMA ", \"kv_lora_rank\": 512}", "MLA", WN_EUNSUPPORTED},
+        {"{" LLAMA ", \"kv_lora_rank\": 512}", "qk_rope_head_dim", WN_EFORMAT},
         {"{" LLAMA ", \"hidden_size\": 576}", "duplicate", WN_EFORMAT}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         CU_ASSERT_EQUAL(parse(bad[i].json), bad[i].status);
@@ -96,5 +116,6 @@ static void words(void)
 }
 
 WN_SUITE("tools.hf_config", {"grouped heads", grouped_heads},
+         {"latent attention", latent_attention},
          {"absent keys have defaults", absent_keys_have_defaults}, {"other names", other_names},
          {"errors name the key", errors_name_the_key}, {"words", words})

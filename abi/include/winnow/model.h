@@ -30,6 +30,12 @@ typedef struct wn_model {
      * cached, and V is its first v_head_dim channels (DeepSeek: head_dim 576, v_head_dim 512, the
      * last 64 rotated, interleaved). The softmax scale is the model's own, never head_dim^-0.5. */
     uint32_t mla;
+    /* Geometry of the model's own lightning indexer (DeepSeek-V3.2: 64, 128, 2048); 0: not known.
+     * Methods take it for keys that the user leaves out. */
+    uint32_t index_n_heads;
+    uint32_t index_head_dim;
+    uint32_t index_topk;
+    uint32_t reserved;
     const float *rope_inverse_frequency; /* [rope_dim/2] for scaled RoPE; NULL: theta^(-2i/rope_dim) */
     /* [num_layers] the numbers that the layers carry in the model's own names
      * ("model.layers.N.self_attn"); NULL: 0, 1, 2 ... Per-layer rules match these. */
