@@ -41,13 +41,17 @@ static wn_status check_tensor(const call *c, const char *name, const wn_tensor *
                               uint32_t ndim, int64_t d1, int64_t d2)
 {
     if (t->ndim != ndim || t->dtype != dtype || (t->device != 0 && t->device != WN_DEVICE_CPU))
-        return wn_fail(c->error, WN_EINVAL, "%s has %u dimensions of %s on device %u: expected %u of "
-                       "%s on the CPU", name, t->ndim,
+        return wn_fail(c->error, WN_EINVAL,
+                       "%s has %u dimensions of %s on device %u: expected %u of "
+                       "%s on the CPU",
+                       name, t->ndim,
                        wn_dtype_name(t->dtype) != NULL ? wn_dtype_name(t->dtype) : "no dtype",
                        t->device, ndim, wn_dtype_name(dtype));
     if (t->shape[0] < c->batch->num_tokens || t->shape[1] != d1 || (ndim > 2 && t->shape[2] != d2))
-        return wn_fail(c->error, WN_EINVAL, "%s is [%lld, %lld, %lld]: expected [at least %u, %lld, "
-                       "%lld]", name, (long long)t->shape[0], (long long)t->shape[1],
+        return wn_fail(c->error, WN_EINVAL,
+                       "%s is [%lld, %lld, %lld]: expected [at least %u, %lld, "
+                       "%lld]",
+                       name, (long long)t->shape[0], (long long)t->shape[1],
                        (long long)(ndim > 2 ? t->shape[2] : 1), c->batch->num_tokens, (long long)d1,
                        (long long)(ndim > 2 ? d2 : 1));
     if (ndim > 2 && t->stride[2] != 1)
@@ -80,7 +84,8 @@ static wn_status resolve_qkv(call *c)
     if (fused->data == NULL)
         return WN_OK;
     if (m->mla)
-        return wn_fail(c->error, WN_EINVAL, "qkv is given, and the model is MLA: queries and the one "
+        return wn_fail(c->error, WN_EINVAL,
+                       "qkv is given, and the model is MLA: queries and the one "
                        "latent have no fused form: give q and k");
     if (c->q.data != NULL || c->k.data != NULL || c->v.data != NULL)
         return wn_fail(c->error, WN_EINVAL, "both qkv and q, k or v are given: expected one form");
@@ -104,13 +109,15 @@ static wn_status check_input(const call *c, const wn_named_input *input, uint32_
                        input->name == NULL ? "name" : "data");
     if (t->ndim < 1 || t->ndim > WN_MAX_DIMS || wn_dtype_bytes(t->dtype) == 0 ||
         (t->device != 0 && t->device != WN_DEVICE_CPU))
-        return wn_fail(c->error, WN_EINVAL, "extra input \"%s\" has %u dimensions, dtype %u, device "
-                       "%u: expected 1 .. %d, a dtype, the CPU", input->name, t->ndim, t->dtype,
-                       t->device, WN_MAX_DIMS);
+        return wn_fail(c->error, WN_EINVAL,
+                       "extra input \"%s\" has %u dimensions, dtype %u, device "
+                       "%u: expected 1 .. %d, a dtype, the CPU",
+                       input->name, t->ndim, t->dtype, t->device, WN_MAX_DIMS);
     if (t->shape[0] < c->batch->num_tokens)
-        return wn_fail(c->error, WN_EINVAL, "extra input \"%s\" has %lld rows: expected at least %u, "
-                       "one for each token of the step", input->name, (long long)t->shape[0],
-                       c->batch->num_tokens);
+        return wn_fail(c->error, WN_EINVAL,
+                       "extra input \"%s\" has %lld rows: expected at least %u, "
+                       "one for each token of the step",
+                       input->name, (long long)t->shape[0], c->batch->num_tokens);
     return WN_OK;
 }
 
@@ -151,14 +158,17 @@ static wn_status check_args(call *c)
     wn_status status;
     if (a->struct_size != WN_SIZEOF(wn_attention_args) || a->reserved != 0 ||
         a->flags & ~(uint32_t)WN_ATTENTION_DRY_RUN)
-        return wn_fail(c->error, WN_EINVAL, "args: struct_size %u, expected %u (use WN_ARGS); flags "
-                       "%#x; reserved %u, expected 0", a->struct_size,
-                       WN_SIZEOF(wn_attention_args), a->flags, a->reserved);
+        return wn_fail(c->error, WN_EINVAL,
+                       "args: struct_size %u, expected %u (use WN_ARGS); flags "
+                       "%#x; reserved %u, expected 0",
+                       a->struct_size, WN_SIZEOF(wn_attention_args), a->flags, a->reserved);
     if ((status = resolve_qkv(c)) != WN_OK)
         return status;
     if (m->mla && c->v.data != NULL)
-        return wn_fail(c->error, WN_EINVAL, "v is given, and the model is MLA: V is the first %u "
-                       "channels of k: leave v out", m->v_head_dim);
+        return wn_fail(c->error, WN_EINVAL,
+                       "v is given, and the model is MLA: V is the first %u "
+                       "channels of k: leave v out",
+                       m->v_head_dim);
     if (!m->mla && (c->k.data == NULL) != (c->v.data == NULL))
         return wn_fail(c->error, WN_EINVAL, "k and v must be given together");
     if (c->k.data == NULL && a->out.data == NULL)
@@ -169,8 +179,10 @@ static wn_status check_args(call *c)
         return wn_fail(c->error, WN_ESTATE, "layer %u was appended in this step already",
                        c->layer_index);
     if (c->k.data == NULL && !(state & WN_LAYER_APPENDED))
-        return wn_fail(c->error, WN_ESTATE, "layer %u has no k and v and was not appended in this "
-                       "step", c->layer_index);
+        return wn_fail(c->error, WN_ESTATE,
+                       "layer %u has no k and v and was not appended in this "
+                       "step",
+                       c->layer_index);
     if (a->out.data != NULL && state & WN_LAYER_ATTENDED)
         return wn_fail(c->error, WN_ESTATE, "layer %u was attended in this step already",
                        c->layer_index);
@@ -180,25 +192,27 @@ static wn_status check_args(call *c)
     if (c->k.data != NULL &&
         (status = check_tensor(c, "k", &c->k, m->dtype, 3, m->num_kv_heads, m->head_dim)) != WN_OK)
         return status;
-    if (c->v.data != NULL &&
-        (status = check_tensor(c, "v", &c->v, m->dtype, 3, m->num_kv_heads, m->v_head_dim)) != WN_OK)
+    if (c->v.data != NULL && (status = check_tensor(c, "v", &c->v, m->dtype, 3, m->num_kv_heads,
+                                                    m->v_head_dim)) != WN_OK)
         return status;
-    if (a->out.data != NULL &&
-        (status = check_tensor(c, "out", &a->out, m->dtype, 3, m->num_heads, m->v_head_dim)) != WN_OK)
+    if (a->out.data != NULL && (status = check_tensor(c, "out", &a->out, m->dtype, 3, m->num_heads,
+                                                      m->v_head_dim)) != WN_OK)
         return status;
     if (a->lse.data != NULL &&
         (status = check_tensor(c, "lse", &a->lse, WN_F32, 2, m->num_heads, 1)) != WN_OK)
         return status;
     if (!(a->softmax_scale >= 0) || !(a->soft_cap >= 0) || a->window < 0 || a->token_sinks < 0 ||
         !(a->k_scale >= 0) || !(a->v_scale >= 0))
-        return wn_fail(c->error, WN_EINVAL, "softmax_scale %g, soft_cap %g, window %d, token_sinks "
-                       "%d, k_scale %g, v_scale %g: none may be negative", (double)a->softmax_scale,
-                       (double)a->soft_cap, a->window, a->token_sinks, (double)a->k_scale,
-                       (double)a->v_scale);
+        return wn_fail(c->error, WN_EINVAL,
+                       "softmax_scale %g, soft_cap %g, window %d, token_sinks "
+                       "%d, k_scale %g, v_scale %g: none may be negative",
+                       (double)a->softmax_scale, (double)a->soft_cap, a->window, a->token_sinks,
+                       (double)a->k_scale, (double)a->v_scale);
     if (m->mla && (a->k_scale > 0 || a->v_scale > 0))
-        return wn_fail(c->error, WN_EINVAL, "k_scale %g, v_scale %g, and the model is MLA: its cache "
-                       "holds its own scales or none: leave them 0", (double)a->k_scale,
-                       (double)a->v_scale);
+        return wn_fail(c->error, WN_EINVAL,
+                       "k_scale %g, v_scale %g, and the model is MLA: its cache "
+                       "holds its own scales or none: leave them 0",
+                       (double)a->k_scale, (double)a->v_scale);
     c->softmax_scale = a->softmax_scale > 0 ? a->softmax_scale : m->softmax_scale;
     return check_inputs(c);
 }
@@ -336,8 +350,8 @@ static wn_status observe(const call *c, const wn_step_args *base)
         wn_step_args step = *base;
         for_method(c, on_layer, &step, inputs);
         c->error->text[0] = 0;
-        wn_status status = on_layer->method->plugin->aux_pool->observe(on_layer->method->instance,
-                                                                       &step);
+        wn_status status =
+            on_layer->method->plugin->aux_pool->observe(on_layer->method->instance, &step);
         if (status != WN_OK)
             return blame(c, on_layer, "observe", status);
     }
@@ -371,15 +385,15 @@ static wn_status select_keys(const call *c, const wn_step_args *base, wn_selecti
     for_method(c, owner, &step, inputs);
     b->select[p] = wn_selection_lend(&buffers);
     c->error->text[0] = 0;
-    wn_status status = owner->method->plugin->predictor->select(owner->method->instance, &step,
-                                                                &b->select[p]);
+    wn_status status =
+        owner->method->plugin->predictor->select(owner->method->instance, &step, &b->select[p]);
     if (status != WN_OK)
         return or_dense(c, p, blame(c, owner, "select", status));
     wn_selection_scope scope = {&step.kv, step.q_len, e->group_keeps_positions[group],
                                 e->granularity_page ? WN_GRANULARITY_PAGE : WN_GRANULARITY_EXACT,
                                 owner->method->algorithm};
-    status = wn_selection_settle(&b->select[p], &buffers, &scope, b->select_row + b->first[p], count,
-                                 c->error);
+    status = wn_selection_settle(&b->select[p], &buffers, &scope, b->select_row + b->first[p],
+                                 count, c->error);
     if (status != WN_OK)
         return or_dense(c, p, status);
     uint64_t pages = 0;
@@ -395,7 +409,8 @@ static wn_status choose_tile_policy(const call *c, const wn_step_args *base, wn_
     const wn_layer_method *owner = c->layer->phase[base->phase].tile_policy;
     wn_named_input inputs[WN_MAX_INPUTS];
     float *threshold = c->batch->log_threshold + c->batch->first[base->phase];
-    *policy = (wn_tile_policy){.struct_size = WN_SIZEOF(wn_tile_policy), .log_threshold = threshold};
+    *policy =
+        (wn_tile_policy){.struct_size = WN_SIZEOF(wn_tile_policy), .log_threshold = threshold};
     if (owner == NULL)
         return WN_OK;
     for (uint32_t i = 0; i < base->batch; i++)
@@ -403,12 +418,14 @@ static wn_status choose_tile_policy(const call *c, const wn_step_args *base, wn_
     wn_step_args step = *base;
     for_method(c, owner, &step, inputs);
     c->error->text[0] = 0;
-    wn_status status = owner->method->plugin->kernel_hook->tile_policy(owner->method->instance, &step,
-                                                                       policy);
+    wn_status status =
+        owner->method->plugin->kernel_hook->tile_policy(owner->method->instance, &step, policy);
     if (status == WN_OK && (policy->struct_size != WN_SIZEOF(wn_tile_policy) ||
                             policy->kind > WN_TILE_VOTE || policy->log_threshold != threshold))
-        status = wn_fail(c->error, WN_EPLUGIN, "tile policy with struct_size %u, kind %u, or its own "
-                         "log_threshold", policy->struct_size, policy->kind);
+        status = wn_fail(c->error, WN_EPLUGIN,
+                         "tile policy with struct_size %u, kind %u, or its own "
+                         "log_threshold",
+                         policy->struct_size, policy->kind);
     if (status == WN_OK)
         return WN_OK;
     policy->kind = WN_TILE_NONE;
@@ -464,8 +481,8 @@ static wn_status attend(const call *c, const wn_step_args *step, const wn_tile_p
                         .token_sinks = c->args->token_sinks,
                         .softmax_scale = c->softmax_scale,
                         .soft_cap = c->args->soft_cap,
-                        .granularity = e->granularity_page ? WN_GRANULARITY_PAGE
-                                                           : WN_GRANULARITY_EXACT,
+                        .granularity =
+                            e->granularity_page ? WN_GRANULARITY_PAGE : WN_GRANULARITY_EXACT,
                         .alibi_slopes = c->args->alibi_slopes,
                         .sinks = c->args->sinks,
                         .selection = b->selected[p] ? &b->select[p] : NULL,
@@ -501,8 +518,9 @@ static void clear_rows(const call *c, int64_t first)
     size_t row = (size_t)out->shape[2] * wn_dtype_bytes(out->dtype);
     for (int64_t t = first; t < out->shape[0]; t++)
         for (int64_t h = 0; h < out->shape[1]; h++)
-            memset((uint8_t *)out->data + (t * out->stride[0] + h * out->stride[1]) *
-                                              wn_dtype_bytes(out->dtype), 0, row);
+            memset((uint8_t *)out->data +
+                       (t * out->stride[0] + h * out->stride[1]) * wn_dtype_bytes(out->dtype),
+                   0, row);
     for (int64_t t = first; lse->data != NULL && t < lse->shape[0]; t++)
         for (int64_t h = 0; h < lse->shape[1]; h++)
             ((float *)lse->data)[t * lse->stride[0] + h * lse->stride[1]] = -INFINITY;
@@ -571,8 +589,8 @@ static wn_status retain(const call *c, const wn_step_args *base)
     b->retain = wn_selection_lend(&buffers);
     b->retain.rows = count;
     c->error->text[0] = 0;
-    wn_status status = owner->method->plugin->predictor->retain(owner->method->instance, &step,
-                                                                &b->retain);
+    wn_status status =
+        owner->method->plugin->predictor->retain(owner->method->instance, &step, &b->retain);
     if (status != WN_OK)
         return blame(c, owner, "retain", status);
     wn_selection_scope scope = {&step.kv, step.q_len, 1, WN_GRANULARITY_EXACT,
@@ -641,8 +659,9 @@ wn_status wn_attention(wn_batch *batch, uint32_t layer, const wn_attention_args 
 {
     wn_error *error = wn_thread_error();
     if (batch->failed)
-        return wn_fail(error, WN_ESTATE, "an earlier wn_attention of this step failed: end the "
-                                         "batch");
+        return wn_fail(error, WN_ESTATE,
+                       "an earlier wn_attention of this step failed: end the "
+                       "batch");
     if (layer >= batch->engine->model.num_layers)
         return wn_fail(error, WN_EINVAL, "layer %u: the engine has %u", layer,
                        batch->engine->model.num_layers);
@@ -664,8 +683,9 @@ wn_status wn_attention(wn_batch *batch, uint32_t layer, const wn_attention_args 
     }
     uint64_t begin = now(&c);
     status = append(&c);
-    add(&c.layer->counters[batch->count[WN_PHASE_CONTEXT] > 0 ? WN_PHASE_CONTEXT
-                                                              : WN_PHASE_GENERATION].append_ns,
+    add(&c.layer
+             ->counters[batch->count[WN_PHASE_CONTEXT] > 0 ? WN_PHASE_CONTEXT : WN_PHASE_GENERATION]
+             .append_ns,
         now(&c) - begin);
     batch->layer_state[layer] |= WN_LAYER_APPENDED;
     for (uint32_t p = 0; p < WN_PHASE_COUNT && attends && status == WN_OK; p++)

@@ -91,8 +91,8 @@ static void carve(const wn_engine *e, arena *a, wn_batch *b)
     TAKE(a, b->latent.limit, latent);
     TAKE(a, b->latent.request, latent);
     TAKE(a, b->latent.count, latent);
-    uint64_t rotated = e->model.rope != WN_ROPE_NONE
-                           ? tokens * e->model.num_heads * e->model.head_dim : 0;
+    uint64_t rotated =
+        e->model.rope != WN_ROPE_NONE ? tokens * e->model.num_heads * e->model.head_dim : 0;
     b->rotated_q = take(a, rotated, wn_dtype_bytes(e->model.dtype));
 
     uint64_t evict = evicting_items(e);
@@ -177,13 +177,16 @@ static wn_status check_item(const wn_engine *e, const wn_batch_item *item, uint3
 {
     wn_error *error = wn_thread_error();
     if (item->struct_size != WN_SIZEOF(wn_batch_item) || item->reserved != 0)
-        return wn_fail(error, WN_EINVAL, "item %u: struct_size is %u, expected %u, and reserved %d, "
-                       "expected 0", index, item->struct_size, WN_SIZEOF(wn_batch_item),
-                       item->reserved);
+        return wn_fail(error, WN_EINVAL,
+                       "item %u: struct_size is %u, expected %u, and reserved %d, "
+                       "expected 0",
+                       index, item->struct_size, WN_SIZEOF(wn_batch_item), item->reserved);
     if (item->flags & ~(uint32_t)(WN_ITEM_CONTEXT | WN_ITEM_MORE) ||
         (item->flags & WN_ITEM_MORE && !(item->flags & WN_ITEM_CONTEXT)))
-        return wn_fail(error, WN_EINVAL, "item %u: flags %#x: expected 0, WN_ITEM_CONTEXT, or that "
-                       "with WN_ITEM_MORE", index, item->flags);
+        return wn_fail(error, WN_EINVAL,
+                       "item %u: flags %#x: expected 0, WN_ITEM_CONTEXT, or that "
+                       "with WN_ITEM_MORE",
+                       index, item->flags);
     if (item->num_tokens < 0 || (uint32_t)item->num_tokens > e->max_step_tokens)
         return wn_fail(error, WN_EINVAL, "item %u: %d tokens: expected 0 .. %u (max_step_tokens)",
                        index, item->num_tokens, e->max_step_tokens);
@@ -197,20 +200,25 @@ static wn_status place_positions(const wn_engine *e, const wn_batch_item *item, 
     for (int32_t t = 0; t < item->num_tokens; t++) {
         int32_t position = item->positions != NULL ? item->positions[t] : *next;
         if (position < *next || (uint32_t)position >= e->model.max_position)
-            return wn_fail(wn_thread_error(), WN_ERANGE,
-                           "item %u, token %d: position %d: expected %d .. %u (model.max_position - "
-                           "1)", index, t, position, *next, e->model.max_position - 1);
+            return wn_fail(
+                wn_thread_error(), WN_ERANGE,
+                "item %u, token %d: position %d: expected %d .. %u (model.max_position - "
+                "1)",
+                index, t, position, *next, e->model.max_position - 1);
         if (position != *next && !e->keep_positions)
-            return wn_fail(wn_thread_error(), WN_EUNSUPPORTED,
-                           "item %u, token %d: position %d leaves a gap after %d: create the engine "
-                           "with keep_positions", index, t, position, *next - 1);
+            return wn_fail(
+                wn_thread_error(), WN_EUNSUPPORTED,
+                "item %u, token %d: position %d leaves a gap after %d: create the engine "
+                "with keep_positions",
+                index, t, position, *next - 1);
         out[t] = position;
         *next = position + 1;
     }
     return WN_OK;
 }
 
-/* Does this item end a prompt of which group g's method drops something? Also notes how much stays. */
+/* Does this item end a prompt of which group g's method drops something? Also notes how much stays.
+ */
 static uint32_t plan_evictions(wn_batch *b, uint32_t place, const wn_batch_item *item)
 {
     uint32_t compacting = 0;
@@ -250,7 +258,8 @@ static wn_status place_item(wn_batch *b, const wn_batch_item *item, uint32_t ind
     b->sequence_slot[place] = wn_kvcache_sequence_slot(e->cache, item->sequence);
     b->request_flags[place] =
         (logical == 0 ? WN_REQUEST_FIRST_CHUNK : 0u) |
-        (item->flags & WN_ITEM_CONTEXT && !(item->flags & WN_ITEM_MORE) ? WN_REQUEST_LAST_CHUNK : 0u);
+        (item->flags & WN_ITEM_CONTEXT && !(item->flags & WN_ITEM_MORE) ? WN_REQUEST_LAST_CHUNK
+                                                                        : 0u);
     b->compacted[place] = 0;
     status = place_positions(e, item, index, &next, b->position + b->q_begin[place]);
     if (status != WN_OK)
@@ -277,7 +286,8 @@ static wn_status place_items(wn_batch *b, const wn_batch_item *items)
         if (token > b->engine->max_step_tokens)
             return wn_fail(wn_thread_error(), WN_ERANGE,
                            "the step has more than %u query tokens (max_step_tokens): split it or "
-                           "raise the limit", b->engine->max_step_tokens);
+                           "raise the limit",
+                           b->engine->max_step_tokens);
     }
     b->num_tokens = token;
     b->first[WN_PHASE_CONTEXT] = place[WN_PHASE_CONTEXT] = 0;
@@ -372,10 +382,13 @@ wn_status wn_batch_end(wn_batch *batch)
     if (batch->failed || layer < engine->model.num_layers) {
         uint32_t failed = batch->failed;
         wn_batch_abort(batch);
-        return failed ? wn_fail(wn_thread_error(), WN_ESTATE, "a wn_attention of this step failed: "
+        return failed ? wn_fail(wn_thread_error(), WN_ESTATE,
+                                "a wn_attention of this step failed: "
                                 "the step was undone")
-                      : wn_fail(wn_thread_error(), WN_ESTATE, "layer %u was not attended in this "
-                                "step: the step was undone", layer);
+                      : wn_fail(wn_thread_error(), WN_ESTATE,
+                                "layer %u was not attended in this "
+                                "step: the step was undone",
+                                layer);
     }
     wn_status status = WN_OK;
     for (uint32_t i = 0; i < batch->num_items; i++)

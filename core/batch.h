@@ -12,7 +12,8 @@ enum { WN_LAYER_APPENDED = 1, WN_LAYER_ATTENDED = 2 };
  * and reused: a step in steady state allocates nothing.
  *
  * "Place" i counts items with the context phase's first: phase p owns places
- * [first[p], first[p] + count[p]), and per-place arrays are handed to ops and plugins as they are. */
+ * [first[p], first[p] + count[p]), and per-place arrays are handed to ops and plugins as they are.
+ */
 struct wn_batch {
     wn_engine *engine;
     wn_batch *next; /* in the engine's list of free batches */
@@ -21,8 +22,8 @@ struct wn_batch {
     uint32_t phase_tokens[WN_PHASE_COUNT];
     uint32_t failed; /* a wn_attention failed */
 
-    wn_kvcache_item *items; /* [num_items], in places */
-    uint32_t *item_of;      /* [num_items] place -> the host's index */
+    wn_kvcache_item *items;                    /* [num_items], in places */
+    uint32_t *item_of;                         /* [num_items] place -> the host's index */
     int32_t *q_begin, *q_len, *logical_length; /* [num_items] */
     uint32_t *request_flags;                   /* [num_items] */
     int64_t *sequence;                         /* [num_items] */
@@ -30,7 +31,7 @@ struct wn_batch {
     int32_t *select_row;                       /* [num_items] first row in the phase's selection */
     float *log_threshold;                      /* [num_items] */
     int32_t *position;                         /* [num_tokens] logical, rows of q */
-    int32_t **table;       /* [groups] -> [num_items, max_pages_per_sequence] */
+    int32_t **table;                           /* [groups] -> [num_items, max_pages_per_sequence] */
     int32_t **length;      /* [groups] -> [num_items] physical, new tokens included */
     int32_t **dirty_begin; /* [groups] -> [num_items] physical length before */
     int64_t **slot;        /* [groups] -> [num_tokens] page * tokens_per_page + place in it */
@@ -46,7 +47,7 @@ struct wn_batch {
     /* [phases][methods] what each method keeps from layer to layer of this step; NULL: nothing */
     uint8_t *step_memory[WN_PHASE_COUNT][WN_MAX_METHODS];
     wn_latent_rows latent; /* of an MLA model with a method that selects */
-    uint8_t *rotated_q; /* [max_step_tokens, heads, head_dim] if the engine rotates */
+    uint8_t *rotated_q;    /* [max_step_tokens, heads, head_dim] if the engine rotates */
 
     /* The requests that a layer compacts, packed: as above, for retain's call. */
     uint32_t *evict_place; /* -> place */

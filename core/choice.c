@@ -25,9 +25,10 @@ static wn_status check_shape(const wn_selection *s, const wn_selection_buffers *
     if (s->struct_size != WN_SIZEOF(wn_selection) || s->block_size == 0 ||
         (s->index_space != WN_INDEX_PHYSICAL && s->index_space != WN_INDEX_LOGICAL) ||
         s->flags & ~(uint32_t)WN_SELECTION_SORTED)
-        return wn_fail(error, WN_EPLUGIN, "%s: selection with struct_size %u, block_size %u, "
-                       "index_space %u, flags %#x", algorithm, s->struct_size, s->block_size,
-                       s->index_space, s->flags);
+        return wn_fail(error, WN_EPLUGIN,
+                       "%s: selection with struct_size %u, block_size %u, "
+                       "index_space %u, flags %#x",
+                       algorithm, s->struct_size, s->block_size, s->index_space, s->flags);
     if (s->indices != buffers->indices || s->capacity != buffers->capacity ||
         (s->offsets != NULL && s->offsets != buffers->offsets))
         return wn_fail(error, WN_EPLUGIN, "%s: selection outside the host's buffers", algorithm);
@@ -37,13 +38,16 @@ static wn_status check_shape(const wn_selection *s, const wn_selection_buffers *
     int64_t last = 0;
     if (s->offsets != NULL) {
         if ((int64_t)s->rows + 1 > buffers->offsets_capacity || s->offsets[0] < 0)
-            return wn_fail(error, WN_EPLUGIN, "%s: selection of %u rows needs %u offsets >= 0; the "
-                           "buffer has %lld", algorithm, s->rows, s->rows + 1,
-                           (long long)buffers->offsets_capacity);
+            return wn_fail(error, WN_EPLUGIN,
+                           "%s: selection of %u rows needs %u offsets >= 0; the "
+                           "buffer has %lld",
+                           algorithm, s->rows, s->rows + 1, (long long)buffers->offsets_capacity);
         for (uint32_t r = 0; r < s->rows; r++)
             if (s->offsets[r] > s->offsets[r + 1])
-                return wn_fail(error, WN_EPLUGIN, "%s: selection offsets fall from %d to %d at row "
-                               "%u", algorithm, s->offsets[r], s->offsets[r + 1], r);
+                return wn_fail(error, WN_EPLUGIN,
+                               "%s: selection offsets fall from %d to %d at row "
+                               "%u",
+                               algorithm, s->offsets[r], s->offsets[r + 1], r);
         last = s->offsets[s->rows];
     } else if (s->rows > 0 && s->width > buffers->capacity / s->rows) {
         last = INT64_MAX;
@@ -95,8 +99,8 @@ static void sort_list(int32_t *list, int64_t count)
 
 static int32_t position_of(const wn_paged_kv *kv, uint32_t request, uint32_t head, int32_t slot)
 {
-    int64_t page = kv->page_table[request * kv->page_table_stride +
-                                  (uint32_t)slot / kv->tokens_per_page];
+    int64_t page =
+        kv->page_table[request * kv->page_table_stride + (uint32_t)slot / kv->tokens_per_page];
     return kv->position[page * kv->position_page_stride + head * kv->position_head_stride +
                         (uint32_t)slot % kv->tokens_per_page];
 }
@@ -143,8 +147,8 @@ static int64_t settle_list(int32_t *list, int64_t count, int32_t num_blocks, int
     return kept;
 }
 
-/* Keys of slots [begin, end) that the row's queries may see, summed over the queries; query i of the
- * row sees slots below limit + i. */
+/* Keys of slots [begin, end) that the row's queries may see, summed over the queries; query i of
+ * the row sees slots below limit + i. */
 static uint64_t visible(int64_t begin, int64_t end, int64_t limit, int64_t queries)
 {
     uint64_t sum = 0;
@@ -201,9 +205,10 @@ static wn_status settle_row(wn_selection *s, const wn_selection_scope *scope, ui
             list[i] = list[i] < 0 ? -1 : slot_of(kv, request, h, list[i]);
         int64_t kept = settle_list(list, entries, blocks, s->flags & WN_SELECTION_SORTED);
         if (kept < 0)
-            return wn_fail(error, WN_EPLUGIN, "%s: selection of request %u, row %u, KV head %u says "
-                           "WN_SELECTION_SORTED and does not ascend strictly", scope->algorithm,
-                           request, row, h);
+            return wn_fail(error, WN_EPLUGIN,
+                           "%s: selection of request %u, row %u, KV head %u says "
+                           "WN_SELECTION_SORTED and does not ascend strictly",
+                           scope->algorithm, request, row, h);
         count_list(list, kept, s, scope, length, (int64_t)length - q_len + first_query + 1, queries,
                    heads, count);
     }
@@ -222,7 +227,8 @@ wn_status wn_selection_settle(wn_selection *s, const wn_selection_buffers *buffe
         return wn_fail(error, WN_EPLUGIN, "%s: selection with query_block 0", scope->algorithm);
     if (s->index_space == WN_INDEX_LOGICAL && scope->positions_kept &&
         (s->block_size != 1 || (s->head_stride == 0 && kv->num_kv_heads > 1)))
-        return wn_fail(error, WN_EUNSUPPORTED, "%s: a logical selection on a layer that keeps "
+        return wn_fail(error, WN_EUNSUPPORTED,
+                       "%s: a logical selection on a layer that keeps "
                        "positions needs block_size 1 (has %u) and a list per KV head",
                        scope->algorithm, s->block_size);
     int64_t rows = 0;
@@ -231,8 +237,10 @@ wn_status wn_selection_settle(wn_selection *s, const wn_selection_buffers *buffe
         rows += ((int64_t)scope->q_len[b] + s->query_block - 1) / s->query_block;
     }
     if (rows != s->rows)
-        return wn_fail(error, WN_EPLUGIN, "%s: selection of %u rows: %lld expected with query_block "
-                       "%u", scope->algorithm, s->rows, (long long)rows, s->query_block);
+        return wn_fail(error, WN_EPLUGIN,
+                       "%s: selection of %u rows: %lld expected with query_block "
+                       "%u",
+                       scope->algorithm, s->rows, (long long)rows, s->query_block);
     *count = (wn_selection_count){0, 0};
     for (uint32_t b = 0; b < kv->batch; b++) {
         uint32_t row = (uint32_t)row_begin[b];
@@ -257,25 +265,28 @@ wn_status wn_selection_check_retained(const wn_selection *s, const wn_selection_
         return status;
     if (s->block_size != 1 || s->index_space != WN_INDEX_PHYSICAL || s->offsets == NULL ||
         s->rows != kv->batch)
-        return wn_fail(error, WN_EPLUGIN, "%s: retain gave block_size %u, index_space %u, %s, %u rows"
-                       ": expected 1, physical, CSR, %u (rule WN-P-21)", scope->algorithm,
-                       s->block_size, s->index_space, s->offsets != NULL ? "CSR" : "fixed width",
-                       s->rows, kv->batch);
+        return wn_fail(error, WN_EPLUGIN,
+                       "%s: retain gave block_size %u, index_space %u, %s, %u rows"
+                       ": expected 1, physical, CSR, %u (rule WN-P-21)",
+                       scope->algorithm, s->block_size, s->index_space,
+                       s->offsets != NULL ? "CSR" : "fixed width", s->rows, kv->batch);
     uint32_t lists = s->head_stride > 0 ? kv->num_kv_heads : 1;
     for (uint32_t b = 0; b < kv->batch; b++)
         for (uint32_t h = 0; h < lists; h++) {
             int64_t count;
             const int32_t *list = list_of(s, h, b, &count);
             if (count != kept[b])
-                return wn_fail(error, WN_EPLUGIN, "%s: retain kept %lld tokens of request %u, KV head "
-                               "%u; retained_count said %d (rule WN-P-21)", scope->algorithm,
-                               (long long)count, b, h, kept[b]);
+                return wn_fail(error, WN_EPLUGIN,
+                               "%s: retain kept %lld tokens of request %u, KV head "
+                               "%u; retained_count said %d (rule WN-P-21)",
+                               scope->algorithm, (long long)count, b, h, kept[b]);
             for (int64_t i = 0; i < count; i++)
                 if (list[i] < 0 || list[i] >= kv->length[b] || (i > 0 && list[i] <= list[i - 1]))
-                    return wn_fail(error, WN_EPLUGIN, "%s: retain list of request %u, KV head %u: "
+                    return wn_fail(error, WN_EPLUGIN,
+                                   "%s: retain list of request %u, KV head %u: "
                                    "slot %d at place %lld: expected ascending, unique, below %d "
-                                   "(rule WN-P-21)", scope->algorithm, b, h, list[i], (long long)i,
-                                   kv->length[b]);
+                                   "(rule WN-P-21)",
+                                   scope->algorithm, b, h, list[i], (long long)i, kv->length[b]);
         }
     return WN_OK;
 }

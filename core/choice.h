@@ -10,10 +10,10 @@
 /* What the lists are judged against: the requests of one phase of one layer. */
 typedef struct wn_selection_scope {
     const wn_paged_kv *kv;
-    const int32_t *q_len;     /* [kv->batch] */
-    uint32_t positions_kept;  /* 1: kv->position must be used to read logical indices */
-    uint32_t granularity;     /* WN_GRANULARITY_... */
-    const char *algorithm;    /* whom to blame */
+    const int32_t *q_len;    /* [kv->batch] */
+    uint32_t positions_kept; /* 1: kv->position must be used to read logical indices */
+    uint32_t granularity;    /* WN_GRANULARITY_... */
+    const char *algorithm;   /* whom to blame */
 } wn_selection_scope;
 
 typedef struct wn_selection_count {
@@ -32,8 +32,8 @@ typedef struct wn_selection_buffers {
 /* An empty selection over the buffers, for the plugin to fill. */
 wn_selection wn_selection_lend(const wn_selection_buffers *buffers);
 
-/* In place: checks, translates to slots, sorts, drops invalid entries and duplicates (lists are then
- * padded with -1). row_begin [kv->batch] is filled in: the first row of each request. */
+/* In place: checks, translates to slots, sorts, drops invalid entries and duplicates (lists are
+ * then padded with -1). row_begin [kv->batch] is filled in: the first row of each request. */
 wn_status wn_selection_settle(wn_selection *selection, const wn_selection_buffers *buffers,
                               const wn_selection_scope *scope, int32_t *row_begin,
                               wn_selection_count *count, wn_error *error);

@@ -83,6 +83,16 @@ static int is_field_name(const char *name)
     return length >= 1 && length <= 63;
 }
 
+/* Keys that the core reads itself: a field of such a name could never be set. */
+static int is_entry_key(const char *name)
+{
+    static const char *const keys[] = {"algorithm", "phases", "layers", "ignore"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        if (strcmp(name, keys[i]) == 0)
+            return 1;
+    return 0;
+}
+
 static wn_status check_field(const wn_loaded_plugin *loaded, uint32_t index, wn_error *error)
 {
     const wn_config_field *field = &loaded->config->fields[index];
@@ -94,9 +104,10 @@ static wn_status check_field(const wn_loaded_plugin *loaded, uint32_t index, wn_
         return FAIL(loaded, error, "WN-P-11",
                     "the name of field %u is \"%.80s\", expected [a-z0-9_]{1,63}", index,
                     field->name != NULL ? field->name : "(NULL)");
-    if (strcmp(field->name, "algorithm") == 0)
+    if (is_entry_key(field->name))
         return FAIL(loaded, error, "WN-P-11",
-                    "field %u is named \"algorithm\", the key that names the method itself", index);
+                    "field %u is named \"%s\", a key that every entry of a configuration has", index,
+                    field->name);
     for (uint32_t i = 0; i < index; i++)
         if (strcmp(loaded->config->fields[i].name, field->name) == 0)
             return FAIL(loaded, error, "WN-P-11", "fields %u and %u are both named \"%s\"", i,

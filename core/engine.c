@@ -21,11 +21,15 @@ static void check_latent(const wn_model *m, wn_reason_list *reasons)
         wn_reason_add(reasons, "model.mla with %u KV heads: all query heads share 1",
                       m->num_kv_heads);
     if (v_dim > m->head_dim)
-        wn_reason_add(reasons, "model.mla with v_head_dim %u: V is the front of K, at most head_dim "
-                               "%u", v_dim, m->head_dim);
+        wn_reason_add(reasons,
+                      "model.mla with v_head_dim %u: V is the front of K, at most head_dim "
+                      "%u",
+                      v_dim, m->head_dim);
     if (m->rope != WN_ROPE_NONE && m->rope_offset < v_dim)
-        wn_reason_add(reasons, "model.mla rotates channels from %u on: the first %u are V, which is "
-                               "not rotated", m->rope_offset, v_dim);
+        wn_reason_add(reasons,
+                      "model.mla rotates channels from %u on: the first %u are V, which is "
+                      "not rotated",
+                      m->rope_offset, v_dim);
 }
 
 static void check_model(const wn_model *m, wn_reason_list *reasons)
@@ -39,8 +43,10 @@ static void check_model(const wn_model *m, wn_reason_list *reasons)
     if (m->num_layers == 0)
         wn_reason_add(reasons, "model.num_layers is 0");
     if (m->num_heads == 0 || m->num_kv_heads == 0 || m->num_heads % m->num_kv_heads != 0)
-        wn_reason_add(reasons, "model has %u query heads on %u KV heads: the second must divide the "
-                               "first", m->num_heads, m->num_kv_heads);
+        wn_reason_add(reasons,
+                      "model has %u query heads on %u KV heads: the second must divide the "
+                      "first",
+                      m->num_heads, m->num_kv_heads);
     if (m->num_heads > WN_MAX_HEADS)
         wn_reason_add(reasons, "model.num_heads is %u: at most %u are possible", m->num_heads,
                       (unsigned)WN_MAX_HEADS);
@@ -48,13 +54,16 @@ static void check_model(const wn_model *m, wn_reason_list *reasons)
         wn_reason_add(reasons, "model.head_dim is %u and v_head_dim %u: expected 1 .. %u",
                       m->head_dim, v_dim, (unsigned)WN_MAX_HEAD_DIM);
     if (m->dtype != WN_F32 && m->dtype != WN_F16 && m->dtype != WN_BF16)
-        wn_reason_add(reasons, "model.dtype is %u: expected float32, float16 or bfloat16", m->dtype);
+        wn_reason_add(reasons, "model.dtype is %u: expected float32, float16 or bfloat16",
+                      m->dtype);
     if (m->max_position == 0 || m->max_position > INT32_MAX)
         wn_reason_add(reasons, "model.max_position is %u: expected 1 .. %d", m->max_position,
                       INT32_MAX);
     if (!(m->softmax_scale > 0) || isinf(m->softmax_scale))
-        wn_reason_add(reasons, "model.softmax_scale is %g: it comes from the model, usually "
-                               "1/sqrt(head_dim), and has no default", (double)m->softmax_scale);
+        wn_reason_add(reasons,
+                      "model.softmax_scale is %g: it comes from the model, usually "
+                      "1/sqrt(head_dim), and has no default",
+                      (double)m->softmax_scale);
     if (m->reserved != 0)
         wn_reason_add(reasons, "model.reserved is %u: expected 0", m->reserved);
     if (m->rope > WN_ROPE_INTERLEAVED)
@@ -62,8 +71,10 @@ static void check_model(const wn_model *m, wn_reason_list *reasons)
     if (m->rope != WN_ROPE_NONE) {
         uint32_t dim = m->rope_dim != 0 ? m->rope_dim : m->head_dim;
         if (dim % 2 != 0 || (uint64_t)dim + m->rope_offset > m->head_dim)
-            wn_reason_add(reasons, "model rotates %u channels from %u on of %u: expected an even "
-                                   "number that fits", dim, m->rope_offset, m->head_dim);
+            wn_reason_add(reasons,
+                          "model rotates %u channels from %u on of %u: expected an even "
+                          "number that fits",
+                          dim, m->rope_offset, m->head_dim);
         if (m->rope_inverse_frequency == NULL && !(m->rope_theta > 0))
             wn_reason_add(reasons, "model.rope_theta is %g: expected a positive number",
                           (double)m->rope_theta);
@@ -149,9 +160,11 @@ static void size_engine(wn_engine *e, const wn_engine_options *o, const wn_engin
     uint64_t pages = (tokens + e->tokens_per_page - 1) / e->tokens_per_page;
     uint64_t most = ((uint64_t)e->model.max_position + e->tokens_per_page - 1) / e->tokens_per_page;
     if (pages > INT32_MAX)
-        wn_reason_add(reasons, "max_tokens %llu makes %llu pages of %u tokens: at most %d are "
-                               "possible", (unsigned long long)tokens, (unsigned long long)pages,
-                      e->tokens_per_page, INT32_MAX);
+        wn_reason_add(reasons,
+                      "max_tokens %llu makes %llu pages of %u tokens: at most %d are "
+                      "possible",
+                      (unsigned long long)tokens, (unsigned long long)pages, e->tokens_per_page,
+                      INT32_MAX);
     e->num_pages = (uint32_t)pages;
     e->max_pages_per_sequence = (uint32_t)(pages < most ? pages : most);
 }
@@ -373,8 +386,8 @@ wn_status wn_engine_head_counters(const wn_engine *engine, uint32_t layer, uint3
                                   wn_attend_counters *counters, uint32_t capacity)
 {
     wn_status status = check_place(engine, layer, phase);
-    uint32_t heads = phase == WN_PHASE_CONTEXT ? engine->model.num_heads
-                                               : engine->model.num_kv_heads;
+    uint32_t heads =
+        phase == WN_PHASE_CONTEXT ? engine->model.num_heads : engine->model.num_kv_heads;
     if (status != WN_OK)
         return status;
     if (capacity < heads)
@@ -424,8 +437,8 @@ wn_status wn_engine_counters(const wn_engine *engine, uint32_t layer, uint32_t p
     status = wn_engine_head_counters(engine, layer, phase, heads, WN_MAX_HEADS);
     if (status != WN_OK)
         return status;
-    uint32_t count = phase == WN_PHASE_CONTEXT ? engine->model.num_heads
-                                               : engine->model.num_kv_heads;
+    uint32_t count =
+        phase == WN_PHASE_CONTEXT ? engine->model.num_heads : engine->model.num_kv_heads;
     uint64_t k_bytes, v_bytes;
     token_bytes(engine, &k_bytes, &v_bytes);
     for (uint32_t h = 0; h < count; h++) {

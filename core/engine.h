@@ -38,7 +38,8 @@ typedef struct wn_layer_method {
     uint64_t aux_bytes_per_page; /* page-scope memory of one page, all heads: what select reads */
 } wn_layer_method;
 
-/* Owners of the roles of one layer in one phase; NULL: the engine's own (dense, keep everything). */
+/* Owners of the roles of one layer in one phase; NULL: the engine's own (dense, keep everything).
+ */
 typedef struct wn_phase_plan {
     wn_layer_method *retain, *select, *tile_policy, *attend;
 } wn_phase_plan;
@@ -77,11 +78,11 @@ struct wn_engine {
 
     wn_method methods[WN_MAX_METHODS];
     uint32_t num_methods;
-    wn_layer *layers;        /* [model.num_layers] */
+    wn_layer *layers; /* [model.num_layers] */
     uint32_t num_groups;
-    uint32_t *layer_group;   /* [model.num_layers] */
-    uint8_t *group_keeps_positions;   /* [num_groups] */
-    wn_method **group_retain;         /* [num_groups] the method that evicts, or NULL */
+    uint32_t *layer_group;          /* [model.num_layers] */
+    uint8_t *group_keeps_positions; /* [num_groups] */
+    wn_method **group_retain;       /* [num_groups] the method that evicts, or NULL */
     wn_kvcache_aux *aux;
     uint32_t num_aux;
     wn_batch_bounds bounds;

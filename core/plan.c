@@ -1,6 +1,6 @@
-/* plan.c: who does what on which layer. Makes an instance of each configured method, asks it what it
- * claims (config.lower), refuses roles that are claimed twice, and puts layers that evict alike into
- * groups. A refusal collects every reason. */
+/* plan.c: who does what on which layer. Makes an instance of each configured method, asks it what
+ * it claims (config.lower), refuses roles that are claimed twice, and puts layers that evict alike
+ * into groups. A refusal collects every reason. */
 #include "core/engine.h"
 
 #include <stdio.h>
@@ -41,8 +41,8 @@ static wn_status instantiate(wn_engine *engine, wn_registry *registry, const wn_
 
     wn_status status = wn_registry_acquire(registry, entry->algorithm, &method->plugin, &error);
     if (status != WN_OK) {
-        wn_reason_add(reasons, "%s:%u:%u: algorithm \"%s\": %s", wn_config_name(config), entry->line,
-                      entry->column, entry->algorithm, text);
+        wn_reason_add(reasons, "%s:%u:%u: algorithm \"%s\": %s", wn_config_name(config),
+                      entry->line, entry->column, entry->algorithm, text);
         return status;
     }
     engine->num_methods++; /* from here on wn_plan_release cleans up */
@@ -166,13 +166,16 @@ static wn_status lower(wn_engine *engine, wn_layer *layer, uint32_t layer_index,
             return WN_EPLUGIN;
         }
         if (role == WN_ROLE_RETAIN && phase != WN_PHASE_CONTEXT) {
-            wn_reason_add(reasons, "%s: claims the role retain in the generation phase; it belongs "
-                                   "to the context phase", method->algorithm);
+            wn_reason_add(reasons,
+                          "%s: claims the role retain in the generation phase; it belongs "
+                          "to the context phase",
+                          method->algorithm);
             return WN_EPLUGIN;
         }
         if (*owner != NULL) {
-            wn_reason_add(reasons, "layer %u, %s phase: \"%s\" and \"%s\" both claim the role %s; "
-                                   "keep them apart with phases: or layers:",
+            wn_reason_add(reasons,
+                          "layer %u, %s phase: \"%s\" and \"%s\" both claim the role %s; "
+                          "keep them apart with phases: or layers:",
                           layer_number(engine, layer_index), phase_names[phase],
                           (*owner)->method->algorithm, method->algorithm, role_names[i].name);
             conflicts++;
@@ -243,12 +246,15 @@ static wn_status ask_bounds(wn_engine *engine, uint32_t layer_index, uint32_t ph
         return WN_OK;
     char text[1024] = "";
     wn_error error = {WN_SIZEOF(wn_error), sizeof text, text};
-    wn_step_limits limits = {
-        WN_SIZEOF(wn_step_limits), phase, engine->max_batch, engine->max_step_tokens,
-        engine->max_pages_per_sequence * engine->tokens_per_page, engine->tokens_per_page};
+    wn_step_limits limits = {WN_SIZEOF(wn_step_limits),
+                             phase,
+                             engine->max_batch,
+                             engine->max_step_tokens,
+                             engine->max_pages_per_sequence * engine->tokens_per_page,
+                             engine->tokens_per_page};
     wn_step_bounds bounds = {.struct_size = WN_SIZEOF(wn_step_bounds)};
-    wn_status status = predictor->bounds(on_layer->method->instance, layer_index, &limits, &bounds,
-                                         &error);
+    wn_status status =
+        predictor->bounds(on_layer->method->instance, layer_index, &limits, &bounds, &error);
     if (status != WN_OK) {
         note_error(reasons, on_layer->method->algorithm, &error);
         return status;
@@ -267,7 +273,8 @@ static wn_status ask_bounds(wn_engine *engine, uint32_t layer_index, uint32_t ph
 /* ---------------------------------------------------------------- layers and groups */
 
 /* An eviction moves keys to other slots; a pool beside them must be able to follow. */
-static wn_status check_pools_follow(const wn_engine *engine, uint32_t index, wn_reason_list *reasons)
+static wn_status check_pools_follow(const wn_engine *engine, uint32_t index,
+                                    wn_reason_list *reasons)
 {
     const wn_layer *layer = &engine->layers[index];
     const wn_layer_method *evicts = layer->phase[WN_PHASE_CONTEXT].retain;
@@ -276,10 +283,12 @@ static wn_status check_pools_follow(const wn_engine *engine, uint32_t index, wn_
         const wn_layer_method *other = &layer->methods[m];
         if (other->fixed_pool == NULL)
             continue;
-        wn_reason_add(reasons, "layer %u: \"%s\" evicts keys, and the pool \"%s\" of \"%s\" cannot be "
-                               "rebuilt from those that stay; keep them apart with layers:, or leave "
-                               "one out", layer_number(engine, index), evicts->method->algorithm,
-                      other->fixed_pool, other->method->algorithm);
+        wn_reason_add(reasons,
+                      "layer %u: \"%s\" evicts keys, and the pool \"%s\" of \"%s\" cannot be "
+                      "rebuilt from those that stay; keep them apart with layers:, or leave "
+                      "one out",
+                      layer_number(engine, index), evicts->method->algorithm, other->fixed_pool,
+                      other->method->algorithm);
         status = WN_ECONFLICT;
     }
     return status;

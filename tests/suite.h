@@ -3,7 +3,8 @@
  *     static void adds_up(void) { CU_ASSERT_EQUAL(1 + 1, 2); }
  *     WN_SUITE("kernels.topk", {"adds up", adds_up}, {"...", ...})
  *
- * The seed of random data comes from WN_TEST_SEED and is printed, so that a failure can be rerun. */
+ * The seed of random data comes from WN_TEST_SEED and is printed, so that a failure can be rerun.
+ */
 #ifndef WN_TESTS_SUITE_H
 #define WN_TESTS_SUITE_H
 
@@ -20,7 +21,10 @@ typedef struct wn_test {
 static uint64_t wn_test_seed_value;
 
 /* The run's seed. */
-static inline uint64_t wn_test_seed(void) { return wn_test_seed_value; }
+static inline uint64_t wn_test_seed(void)
+{
+    return wn_test_seed_value;
+}
 
 /* splitmix64: a state of 64 bits, any seed good. */
 static inline uint64_t wn_random(uint64_t *state)

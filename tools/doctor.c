@@ -23,15 +23,18 @@ static const wn_option rows[] = {
     {0}};
 
 const wn_usage wn_usage_doctor = {
-    "doctor", "",
+    "doctor",
+    "",
     "Shows what a bug report needs: versions, processor, system, the variant chosen for each op, "
     "threads, the environment variables that matter, where plugins were searched for and what was "
     "found. Runs no plugin's code.",
-    rows, 0, 0};
+    rows,
+    0,
+    0};
 
 /* What of the environment changes what Winnow does. */
 static const char *const variables[] = {"WINNOW_PLUGIN_PATH", "WINNOW_KERNELS", "WINNOW_LOG",
-                                        "OMP_NUM_THREADS", "XDG_DATA_HOME", NULL};
+                                        "OMP_NUM_THREADS",    "XDG_DATA_HOME",  NULL};
 
 /* The value of the first line "key : value" of a file of /proc; "" if there is none. */
 static void read_line(const char *path, const char *key, char *value, size_t capacity)
@@ -64,9 +67,9 @@ static int in_words(const char *text, const char *word)
 static void vector_flags(char *text, size_t capacity)
 {
     static const char *const wanted[] = {
-        "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
-        "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp",
-        "bf16", "sve", "sve2", NULL};
+        "avx",         "avx2",        "fma",         "f16c",     "avx512f",  "avx512bw", "avx512vl",
+        "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd",
+        "asimdhp",     "bf16",        "sve",         "sve2",     NULL};
     char flags[4096];
     size_t used = 0;
     read_line("/proc/cpuinfo", "flags", flags, sizeof flags);
@@ -155,13 +158,16 @@ static void print_text(json_t *whole)
     const char *title, *key;
     json_t *part, *value;
     size_t i;
-    json_object_foreach(whole, title, part) {
+    json_object_foreach(whole, title, part)
+    {
         printf("%s\n", title);
-        json_object_foreach(part, key, value) {
+        json_object_foreach(part, key, value)
+        {
             printf("  %-18s ", key);
             print_value(value);
         }
-        json_array_foreach(part, i, value) {
+        json_array_foreach(part, i, value)
+        {
             printf("  ");
             print_value(value);
         }

@@ -36,8 +36,10 @@ static wn_status count(json_t *root, const char *const *keys, uint32_t otherwise
     const char *key = keys[0];
     json_t *value = find(root, keys, &key);
     if (value == NULL && otherwise == 0)
-        return wn_fail(error, WN_EFORMAT, "%s: has no \"%s\", which says the model's attention "
-                       "geometry", path, keys[0]);
+        return wn_fail(error, WN_EFORMAT,
+                       "%s: has no \"%s\", which says the model's attention "
+                       "geometry",
+                       path, keys[0]);
     if (value == NULL) {
         *to = otherwise;
         return WN_OK;
@@ -63,8 +65,10 @@ static wn_status read_dtype(json_t *root, const char *path, uint32_t *dtype, wn_
     *dtype = name != NULL ? wn_dtype_from_name(name) : 0;
     if (*dtype == WN_F32 || *dtype == WN_F16 || *dtype == WN_BF16)
         return WN_OK;
-    return wn_fail(error, WN_EUNSUPPORTED, "%s: \"%s\" must be \"float32\", \"float16\" or "
-                   "\"bfloat16\"", path, key);
+    return wn_fail(error, WN_EUNSUPPORTED,
+                   "%s: \"%s\" must be \"float32\", \"float16\" or "
+                   "\"bfloat16\"",
+                   path, key);
 }
 
 static wn_status finish(const char *path, wn_model_geometry *geometry, wn_error *error)
@@ -176,12 +180,16 @@ wn_status wn_hf_config_parse(const char *text, size_t bytes, const char *path,
     memset(geometry, 0, sizeof *geometry);
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &where);
     if (root == NULL)
-        return wn_fail(error, WN_EFORMAT, "%s:%d:%d: %s", path, where.line, where.column, where.text);
-    json_t *inner = json_object_get(root, "text_config"); /* multi-modal: the language model's part */
+        return wn_fail(error, WN_EFORMAT, "%s:%d:%d: %s", path, where.line, where.column,
+                       where.text);
+    json_t *inner =
+        json_object_get(root, "text_config"); /* multi-modal: the language model's part */
     wn_status status;
     if (!json_is_object(root))
-        status = wn_fail(error, WN_EFORMAT, "%s: expected an object, as in Hugging Face's "
-                         "config.json", path);
+        status = wn_fail(error, WN_EFORMAT,
+                         "%s: expected an object, as in Hugging Face's "
+                         "config.json",
+                         path);
     else
         status = read_root(json_is_object(inner) ? inner : root, path, geometry, error);
     json_decref(root);
@@ -198,7 +206,8 @@ wn_status wn_hf_config_load(const char *path, wn_model_geometry *geometry, wn_er
     if (file == NULL || text == NULL || ferror(file))
         status = wn_fail(error, WN_EIO, "%s: cannot be read", path);
     else if (bytes == LARGEST)
-        status = wn_fail(error, WN_EFORMAT, "%s: larger than %d bytes: no config.json", path, LARGEST);
+        status =
+            wn_fail(error, WN_EFORMAT, "%s: larger than %d bytes: no config.json", path, LARGEST);
     else
         status = wn_hf_config_parse(text, bytes, path, geometry, error);
     if (file != NULL)
@@ -213,22 +222,31 @@ static wn_status set_word(wn_model_geometry *geometry, const char *key, const ch
                           wn_error *error)
 {
     wn_model *model = &geometry->model;
-    const struct { const char *key; uint32_t *to; uint32_t greatest; } words[] = {
-        {"layers", &model->num_layers, 65536},       {"heads", &model->num_heads, 65536},
-        {"kv_heads", &model->num_kv_heads, 65536},   {"head_dim", &model->head_dim, WN_MAX_HEAD_DIM},
-        {"v_head_dim", &model->v_head_dim, WN_MAX_HEAD_DIM},
-        {"max_position", &model->max_position, INT32_MAX}};
+    const struct {
+        const char *key;
+        uint32_t *to;
+        uint32_t greatest;
+    } words[] = {{"layers", &model->num_layers, 65536},
+                 {"heads", &model->num_heads, 65536},
+                 {"kv_heads", &model->num_kv_heads, 65536},
+                 {"head_dim", &model->head_dim, WN_MAX_HEAD_DIM},
+                 {"v_head_dim", &model->v_head_dim, WN_MAX_HEAD_DIM},
+                 {"max_position", &model->max_position, INT32_MAX}};
     char *end;
     if (strcmp(key, "dtype") == 0) {
         model->dtype = wn_dtype_from_name(value);
         return model->dtype == WN_F32 || model->dtype == WN_F16 || model->dtype == WN_BF16
-                   ? WN_OK : wn_fail(error, WN_EINVAL, "dtype=%s: expected float32, float16 or "
-                                     "bfloat16", value);
+                   ? WN_OK
+                   : wn_fail(error, WN_EINVAL,
+                             "dtype=%s: expected float32, float16 or "
+                             "bfloat16",
+                             value);
     }
     if (strcmp(key, "scale") == 0) {
         model->softmax_scale = strtof(value, &end);
         return end != value && *end == '\0' && model->softmax_scale > 0
-                   ? WN_OK : wn_fail(error, WN_EINVAL, "scale=%s: expected a number above 0", value);
+                   ? WN_OK
+                   : wn_fail(error, WN_EINVAL, "scale=%s: expected a number above 0", value);
     }
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strcmp(key, words[i].key) == 0) {
@@ -239,8 +257,10 @@ static wn_status set_word(wn_model_geometry *geometry, const char *key, const ch
             *words[i].to = (uint32_t)number;
             return WN_OK;
         }
-    return wn_fail(error, WN_EINVAL, "unknown word \"%s\": expected layers, heads, kv_heads, "
-                   "head_dim, v_head_dim, dtype, max_position or scale", key);
+    return wn_fail(error, WN_EINVAL,
+                   "unknown word \"%s\": expected layers, heads, kv_heads, "
+                   "head_dim, v_head_dim, dtype, max_position or scale",
+                   key);
 }
 
 wn_status wn_geometry_parse(const char *text, wn_model_geometry *geometry, wn_error *error)
@@ -265,7 +285,8 @@ wn_status wn_geometry_parse(const char *text, wn_model_geometry *geometry, wn_er
     if (status != WN_OK)
         return status;
     if (model->num_layers == 0 || model->num_heads == 0 || model->head_dim == 0)
-        return wn_fail(error, WN_EINVAL, "layers, heads and head_dim are needed: "
+        return wn_fail(error, WN_EINVAL,
+                       "layers, heads and head_dim are needed: "
                        "layers=32,heads=32,kv_heads=8,head_dim=128");
     if (model->num_kv_heads == 0)
         geometry->model.num_kv_heads = model->num_heads;

@@ -20,13 +20,19 @@ static const wn_option rows[] = {
     {0}};
 
 const wn_usage wn_usage_list = {
-    "list", "",
+    "list",
+    "",
     "Lists the plugins that are found, as their ELF notes describe them, running none of their "
     "code. A plugin with a problem is listed with it and cannot be used.\n\n"
     "Exit status: 0 all are usable, 1 one has a problem, 3 could not look.",
-    rows, 0, 0};
+    rows,
+    0,
+    0};
 
-static const char *text(const char *value) { return value != NULL ? value : ""; }
+static const char *text(const char *value)
+{
+    return value != NULL ? value : "";
+}
 
 static void print_plugin(const wn_plugin_info *info)
 {
@@ -38,8 +44,8 @@ static void print_plugin(const wn_plugin_info *info)
     wn_interfaces_text(info->interfaces, interfaces, sizeof interfaces);
     wn_devices_text(info->devices, devices, sizeof devices);
     printf("%-16s %-8s %-10s ABI %u.%-4u %-32s %s\n", text(info->algorithm), text(info->version),
-           devices, WN_VERSION_MAJOR(info->abi_built), WN_VERSION_MINOR(info->abi_built), interfaces,
-           text(info->summary));
+           devices, WN_VERSION_MAJOR(info->abi_built), WN_VERSION_MINOR(info->abi_built),
+           interfaces, text(info->summary));
     printf("%-16s %s\n", "", text(info->path));
     if (info->problem != NULL)
         printf("%-16s cannot be used: %s\n", "", info->problem);
@@ -53,8 +59,9 @@ static json_t *plugin_json(const wn_plugin_info *info)
     return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:s, s:s, s:s?}", "algorithm",
                      text(info->algorithm), "version", text(info->version), "license",
                      text(info->license), "summary", text(info->summary), "interfaces",
-                     wn_interfaces_json(info->interfaces), "devices", wn_devices_json(info->devices),
-                     "abi", abi, "path", text(info->path), "problem", info->problem);
+                     wn_interfaces_json(info->interfaces), "devices",
+                     wn_devices_json(info->devices), "abi", abi, "path", text(info->path),
+                     "problem", info->problem);
 }
 
 static int print_all(const wn_registry *registry, int as_json)

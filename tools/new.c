@@ -13,17 +13,20 @@ typedef struct new_options {
     const char *directory;
 } new_options;
 
-static const wn_option rows[] = {
-    {"directory", 'd', "DIR", WN_OPTION_TEXT, offsetof(new_options, directory), 0, 0,
-     "folder to make [NAME]"},
-    {0}};
+static const wn_option rows[] = {{"directory", 'd', "DIR", WN_OPTION_TEXT,
+                                  offsetof(new_options, directory), 0, 0, "folder to make [NAME]"},
+                                 {0}};
 
-const wn_usage wn_usage_new = {
-    "new", "NAME",
-    "Writes the skeleton of a plugin for the algorithm NAME: NAME.c, a method that keeps the newest "
-    "tokens, CMakeLists.txt and README.md. It builds and passes `winnow validate` as it is. Nothing "
-    "that exists is overwritten.",
-    rows, 1, 1};
+const wn_usage wn_usage_new = {"new",
+                               "NAME",
+                               "Writes the skeleton of a plugin for the algorithm NAME: NAME.c, a "
+                               "method that keeps the newest "
+                               "tokens, CMakeLists.txt and README.md. It builds and passes `winnow "
+                               "validate` as it is. Nothing "
+                               "that exists is overwritten.",
+                               rows,
+                               1,
+                               1};
 
 /* An algorithm's name that is a file's name and the beginning of a C identifier too. */
 static int good_name(const char *name)
@@ -33,7 +36,8 @@ static int good_name(const char *name)
 }
 
 /* The template with each @NAME@ replaced. */
-static int write_file(const char *directory, const char *file, const char *template, const char *name)
+static int write_file(const char *directory, const char *file, const char *template,
+                      const char *name)
 {
     char path[4096];
     if (snprintf(path, sizeof path, "%s/%s", directory, file) >= (int)sizeof path) {
@@ -65,8 +69,10 @@ int wn_command_new(int argc, char **argv)
     const char *name = argv[optind];
     const char *directory = options.directory != NULL ? options.directory : name;
     if (!good_name(name))
-        return wn_usage_error(&wn_usage_new, "\"%s\": a name begins with a-z and has up to 63 of "
-                              "a-z 0-9 _", name);
+        return wn_usage_error(&wn_usage_new,
+                              "\"%s\": a name begins with a-z and has up to 63 of "
+                              "a-z 0-9 _",
+                              name);
     if (mkdir(directory, 0755) != 0) {
         fprintf(stderr, "winnow new: the folder %s cannot be made: %s\n", directory,
                 strerror(errno));

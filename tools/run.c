@@ -1,8 +1,8 @@
 /* run.c: `winnow run`: one trace, dense attention and each configuration, side by side. */
 #include "tools/command.h"
 #include "tools/found_config.h"
-#include "tools/layer_needs.h"
 #include "tools/found_plugins.h"
+#include "tools/layer_needs.h"
 #include "tools/report.h"
 #include "tools/save.h"
 #include "tools/summary.h"

@@ -46,5 +46,11 @@ void wn_devices_text(uint32_t set, char *text, size_t capacity)
     to_text(devices, set, text, capacity);
 }
 
-json_t *wn_interfaces_json(uint32_t set) { return to_json(interfaces, set); }
-json_t *wn_devices_json(uint32_t set) { return to_json(devices, set); }
+json_t *wn_interfaces_json(uint32_t set)
+{
+    return to_json(interfaces, set);
+}
+json_t *wn_devices_json(uint32_t set)
+{
+    return to_json(devices, set);
+}

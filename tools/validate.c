@@ -1,5 +1,5 @@
-/* validate.c: `winnow validate`: runs the tests of every level on a plugin, each in a process of its
- * own, and reports. This process never loads the plugin. */
+/* validate.c: `winnow validate`: runs the tests of every level on a plugin, each in a process of
+ * its own, and reports. This process never loads the plugin. */
 #include "tools/validate.h"
 
 #include "tools/command.h"
@@ -40,14 +40,17 @@ static const wn_option rows[] = {
     {0}};
 
 const wn_usage wn_usage_validate = {
-    "validate", "PLUGIN.so",
+    "validate",
+    "PLUGIN.so",
     "Checks a plugin against the contract: its file without running any of its code, its functions "
     "one by one, and its behaviour in an engine.\n\n"
     "Each test runs in a process of its own, so that a plugin which crashes, hangs or exits fails "
     "one test and stops nothing. A test that does not apply is skipped, and a skipped test has not "
     "passed.\n\n"
     "Exit status: 0 nothing failed, 1 something did, 2 wrong usage, 3 could not run.",
-    rows, 0, 1};
+    rows,
+    0,
+    1};
 
 static int matches(const wn_texts *patterns, const char *level, const char *name)
 {
@@ -71,7 +74,8 @@ static int list_tests(const validate_options *options)
     for (int l = 0; l < NUM_LEVELS; l++)
         for (const wn_trial_test *test = levels[l].tests; test->name != NULL; test++)
             if (chosen(options, levels[l].name, test->name))
-                printf("%-9s  %-8s  %-30s %s\n", levels[l].name, test->rule, test->name, test->what);
+                printf("%-9s  %-8s  %-30s %s\n", levels[l].name, test->rule, test->name,
+                       test->what);
     return WN_EXIT_FINE;
 }
 
@@ -124,8 +128,8 @@ static int validate(const validate_options *options, const char *argument)
 int wn_command_validate(int argc, char **argv)
 {
     validate_options options = {.seed = 1, .timeout = 60, .format = "human"};
-    /* The command line of wn_child_run: validate --run-one TEST --seed N -- PLUGIN. It is in no table
-     * of options because it is nobody else's. */
+    /* The command line of wn_child_run: validate --run-one TEST --seed N -- PLUGIN. It is in no
+     * table of options because it is nobody else's. */
     if (argc == 7 && strcmp(argv[1], "--run-one") == 0 && find_test(argv[2]) != NULL)
         return wn_child_main(find_test(argv[2]), argv[6], strtoull(argv[4], NULL, 10));
     int code = wn_options_parse(&wn_usage_validate, argc, argv, &options);

@@ -85,7 +85,8 @@ static void take_in(intake *in)
     in->text[in->used] = '\0';
 }
 
-/* Waits for the process to end, reading both pipes. 0: it ended, *status says how; 1: time is up. */
+/* Waits for the process to end, reading both pipes. 0: it ended, *status says how; 1: time is up.
+ */
 static int watch(pid_t child, double deadline, intake *results, intake *errors, int *status)
 {
     for (;;) {
@@ -129,7 +130,8 @@ static void judge(wn_child_result *result, int timed_out, int timeout, int statu
         snprintf(result->text, sizeof result->text, "crashed: SIG%s (%s)",
                  sigabbrev_np(result->detail) != NULL ? sigabbrev_np(result->detail) : "?",
                  strsignal(result->detail));
-    } else if (WEXITSTATUS(status) != 0 || results->used == 0 || strchr("PFS", message[0]) == NULL) {
+    } else if (WEXITSTATUS(status) != 0 || results->used == 0 ||
+               strchr("PFS", message[0]) == NULL) {
         result->ending = WN_ENDED_SILENTLY;
         result->detail = WEXITSTATUS(status);
         snprintf(result->text, sizeof result->text,

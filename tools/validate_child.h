@@ -5,19 +5,19 @@
 #include "tools/validate.h"
 
 typedef enum wn_ending {
-    WN_ENDED_WELL = 0,    /* outcome and text are the test's own */
-    WN_ENDED_BY_SIGNAL,   /* detail: the signal's number */
-    WN_ENDED_BY_TIMEOUT,  /* detail: seconds */
-    WN_ENDED_SILENTLY,    /* left without an outcome; detail: exit status */
-    WN_NOT_STARTED        /* detail: errno */
+    WN_ENDED_WELL = 0,   /* outcome and text are the test's own */
+    WN_ENDED_BY_SIGNAL,  /* detail: the signal's number */
+    WN_ENDED_BY_TIMEOUT, /* detail: seconds */
+    WN_ENDED_SILENTLY,   /* left without an outcome; detail: exit status */
+    WN_NOT_STARTED       /* detail: errno */
 } wn_ending;
 
 typedef struct wn_child_result {
     wn_ending ending;
     int detail;
-    wn_outcome outcome;       /* WN_FAILED unless it ended well */
-    double seconds;           /* wall time */
-    char text[WN_TRIAL_TEXT]; /* the reason, whatever it is */
+    wn_outcome outcome;              /* WN_FAILED unless it ended well */
+    double seconds;                  /* wall time */
+    char text[WN_TRIAL_TEXT];        /* the reason, whatever it is */
     char stderr_tail[WN_TRIAL_TEXT]; /* the last that it wrote to stderr */
 } wn_child_result;
 

@@ -1,5 +1,6 @@
 /* validate_elf.c: a bounds-checked reader for the parts of ELF that the static tests look at:
- * program headers, the dynamic section, dynamic symbols and notes of a 64-bit little-endian file. */
+ * program headers, the dynamic section, dynamic symbols and notes of a 64-bit little-endian file.
+ */
 #include "tools/validate_elf.h"
 
 #include <stdio.h>
@@ -62,8 +63,8 @@ static wn_status check_header(wn_elf *elf, wn_error *error)
         return wn_fail(error, WN_EFORMAT, "ELF type %u, expected %d (a shared object)",
                        header->e_type, ET_DYN);
     if (THIS_MACHINE != EM_NONE && header->e_machine != THIS_MACHINE)
-        return wn_fail(error, WN_EFORMAT, "built for machine %u, this one is %d",
-                       header->e_machine, THIS_MACHINE);
+        return wn_fail(error, WN_EFORMAT, "built for machine %u, this one is %d", header->e_machine,
+                       THIS_MACHINE);
     if (header->e_phentsize != sizeof(Elf64_Phdr) || header->e_phnum == 0)
         return wn_fail(error, WN_EFORMAT, "no program headers");
     elf->segments = table(elf, header->e_phoff, header->e_phnum, sizeof(Elf64_Phdr));
@@ -154,7 +155,10 @@ const char *wn_elf_name(const wn_elf *elf, uint64_t offset)
     return offset < elf->names_size ? elf->names + offset : "(bad name)";
 }
 
-static uint64_t padded(uint64_t bytes) { return (bytes + 3) / 4 * 4; }
+static uint64_t padded(uint64_t bytes)
+{
+    return (bytes + 3) / 4 * 4;
+}
 
 /* The notes of one segment: name size, descriptor size, type, name and descriptor padded to 4. */
 static int notes_in(const uint8_t *at, uint64_t left, wn_note *note, int found)

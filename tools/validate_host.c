@@ -89,15 +89,19 @@ static const void *get_service(const char *id)
 
 const wn_host *wn_trial_host(uint32_t abi_min, uint32_t abi_max)
 {
-    static wn_host host = {WN_SIZEOF(wn_host), 0, 0, 0, "winnow validate " WN_LIBRARY_VERSION,
-                           &entry_error, get_service};
+    static wn_host host = {
+        WN_SIZEOF(wn_host), 0,          0, 0, "winnow validate " WN_LIBRARY_VERSION,
+        &entry_error,       get_service};
     host.abi_min = abi_min;
     host.abi_max = abi_max;
     error_text[0] = '\0';
     return &host;
 }
 
-const char *wn_trial_host_error(void) { return error_text; }
+const char *wn_trial_host_error(void)
+{
+    return error_text;
+}
 
 /* ---------------------------------------------------------------- loading */
 
@@ -126,7 +130,8 @@ int wn_trial_enter(wn_trial *trial, wn_trial_plugin *loaded)
 {
     if (!wn_trial_load(trial, loaded))
         return 0;
-    const wn_plugin *plugin = loaded->entry(wn_trial_host(WN_VERSION(WN_ABI_MAJOR, 0), WN_ABI_VERSION));
+    const wn_plugin *plugin =
+        loaded->entry(wn_trial_host(WN_VERSION(WN_ABI_MAJOR, 0), WN_ABI_VERSION));
     if (plugin == NULL || plugin->get_interface == NULL) {
         wn_trial_says(trial, WN_FAILED, "the entry refuses ABI %u.%u: %s", WN_ABI_MAJOR,
                       WN_ABI_MINOR, plugin != NULL ? "no get_interface" : error_text);
@@ -146,7 +151,9 @@ int wn_trial_enter(wn_trial *trial, wn_trial_plugin *loaded)
 
 int wn_trial_model(uint32_t number, wn_model *model)
 {
-    static const struct { uint32_t heads, kv_heads, head_dim; } shapes[] = {
+    static const struct {
+        uint32_t heads, kv_heads, head_dim;
+    } shapes[] = {
         {4, 2, 64}, /* grouped */
         {2, 2, 32}, /* one query head per KV head */
         {4, 1, 64}, /* one KV head */

@@ -1,5 +1,6 @@
 /* validate_host.h: a host of the validator's own, for calling a plugin directly: it counts what the
- * plugin allocates, keeps its log lines to itself, and can pretend to be older or newer than it is. */
+ * plugin allocates, keeps its log lines to itself, and can pretend to be older or newer than it is.
+ */
 #ifndef WN_VALIDATE_HOST_H
 #define WN_VALIDATE_HOST_H
 

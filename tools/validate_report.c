@@ -41,8 +41,9 @@ static void print_indented(const char *text)
 static void print_line(wn_report *report, const char *level, const wn_trial_test *test,
                        const wn_child_result *result)
 {
-    const char *paint = result->outcome == WN_PASSED ? "\033[32m"
-                        : result->outcome == WN_FAILED ? "\033[31m" : "\033[33m";
+    const char *paint = result->outcome == WN_PASSED   ? "\033[32m"
+                        : result->outcome == WN_FAILED ? "\033[31m"
+                                                       : "\033[33m";
     if (strcmp(report->level, level) != 0)
         printf("  %s\n", level);
     report->level = level;
@@ -68,12 +69,12 @@ void wn_report_add(wn_report *report, const char *level, const wn_trial_test *te
         print_line(report, level, test, result);
     /* jansson gives no string for bytes that are no UTF-8; null stands for them. */
     json_t *text = json_string(result->text), *tail = json_string(result->stderr_tail);
-    json_array_append_new(
-        report->tests,
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:o, s:o}", "level", level, "name", test->name,
-                  "rule", test->rule, "what", test->what, "outcome", outcome_name(result->outcome),
-                  "seconds", result->seconds, "text", text != NULL ? text : json_null(), "stderr",
-                  tail != NULL ? tail : json_null()));
+    json_array_append_new(report->tests,
+                          json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:o, s:o}", "level", level,
+                                    "name", test->name, "rule", test->rule, "what", test->what,
+                                    "outcome", outcome_name(result->outcome), "seconds",
+                                    result->seconds, "text", text != NULL ? text : json_null(),
+                                    "stderr", tail != NULL ? tail : json_null()));
 }
 
 static void print_json(const wn_report *report)
@@ -116,7 +117,8 @@ static void print_junit(const wn_report *report)
     printf("\" tests=\"%d\" failures=\"%d\" skipped=\"%d\" time=\"%.3f\">\n",
            report->passed + report->failed + report->skipped, report->failed, report->skipped,
            report->seconds);
-    json_array_foreach(report->tests, i, test) {
+    json_array_foreach(report->tests, i, test)
+    {
         const char *outcome = json_string_value(json_object_get(test, "outcome"));
         printf("  <testcase classname=\"%s\" name=\"%s\" time=\"%.3f\"",
                json_string_value(json_object_get(test, "level")),

@@ -32,10 +32,11 @@ static wn_outcome elf_sane(wn_trial *trial)
     return WN_PASSED;
 }
 
-/* Tests of the note and of the links look at a sane file or are skipped: elf-sane has failed then. */
+/* Tests of the note and of the links look at a sane file or are skipped: elf-sane has failed then.
+ */
 #define SKIP_UNLESS_ELF(trial, elf)                                                                \
     if (!open_elf(trial, elf))                                                                     \
-        return WN_SKIPPED
+    return WN_SKIPPED
 
 static wn_outcome note_present(wn_trial *trial)
 {
@@ -47,8 +48,10 @@ static wn_outcome note_present(wn_trial *trial)
     if (found < 0)
         return wn_trial_says(trial, WN_FAILED, "its note segment is malformed");
     if (found != 1)
-        return wn_trial_says(trial, WN_FAILED, "%d Winnow notes, expected 1: write "
-                             "WN_PLUGIN_NOTE(...) once, at file scope", found);
+        return wn_trial_says(trial, WN_FAILED,
+                             "%d Winnow notes, expected 1: write "
+                             "WN_PLUGIN_NOTE(...) once, at file scope",
+                             found);
     return WN_PASSED;
 }
 
@@ -76,7 +79,8 @@ static wn_outcome judge_note(wn_trial *trial, const wn_note *note)
         !terminated(note->version, sizeof note->version) ||
         !terminated(note->license, sizeof note->license) ||
         !terminated(note->summary, sizeof note->summary))
-        return wn_trial_says(trial, WN_FAILED, "a text of the note fills its array: the room must "
+        return wn_trial_says(trial, WN_FAILED,
+                             "a text of the note fills its array: the room must "
                              "end with a NUL (algorithm 63 characters, version and licence 31, "
                              "summary 127)");
     if (!algorithm_name(note->algorithm))
@@ -85,8 +89,10 @@ static wn_outcome judge_note(wn_trial *trial, const wn_note *note)
     if (note->version[0] == '\0' || note->license[0] == '\0' || note->summary[0] == '\0')
         return wn_trial_says(trial, WN_FAILED, "version, licence and summary must not be empty");
     if ((note->interfaces & WN_HAS_CONFIG) == 0 || (note->interfaces & ~interfaces) != 0)
-        return wn_trial_says(trial, WN_FAILED, "interfaces 0x%x: expected WN_HAS_CONFIG and no bit "
-                             "outside 0x%x", note->interfaces, interfaces);
+        return wn_trial_says(trial, WN_FAILED,
+                             "interfaces 0x%x: expected WN_HAS_CONFIG and no bit "
+                             "outside 0x%x",
+                             note->interfaces, interfaces);
     if (note->devices == 0 || (note->devices & ~devices) != 0)
         return wn_trial_says(trial, WN_FAILED, "devices 0x%x: expected a set of 0x%x",
                              note->devices, devices);
@@ -99,16 +105,20 @@ static wn_outcome judge_versions(wn_trial *trial, const wn_note *note)
 {
     uint64_t layout = (uint64_t)note->layout_high << 32 | note->layout_low;
     if (note->abi_least > note->abi_built)
-        return wn_trial_says(trial, WN_FAILED, "needs ABI 0x%08x, newer than 0x%08x it was built "
-                             "with", note->abi_least, note->abi_built);
+        return wn_trial_says(trial, WN_FAILED,
+                             "needs ABI 0x%08x, newer than 0x%08x it was built "
+                             "with",
+                             note->abi_least, note->abi_built);
     if (WN_VERSION_MAJOR(note->abi_built) != WN_ABI_MAJOR || note->abi_least > WN_ABI_VERSION)
-        return wn_trial_says(trial, WN_FAILED, "needs ABI %u.%u and was built with %u.%u; this is "
+        return wn_trial_says(trial, WN_FAILED,
+                             "needs ABI %u.%u and was built with %u.%u; this is "
                              "%u.%u: rebuild it with these headers",
                              WN_VERSION_MAJOR(note->abi_least), WN_VERSION_MINOR(note->abi_least),
                              WN_VERSION_MAJOR(note->abi_built), WN_VERSION_MINOR(note->abi_built),
                              WN_ABI_MAJOR, WN_ABI_MINOR);
     if (note->abi_built == WN_ABI_VERSION && layout != WN_ABI_LAYOUT)
-        return wn_trial_says(trial, WN_FAILED, "layout fingerprint 0x%016llx, expected 0x%016llx "
+        return wn_trial_says(trial, WN_FAILED,
+                             "layout fingerprint 0x%016llx, expected 0x%016llx "
                              "for ABI %u.%u: its headers were changed",
                              (unsigned long long)layout, (unsigned long long)WN_ABI_LAYOUT,
                              WN_ABI_MAJOR, WN_ABI_MINOR);
@@ -127,8 +137,14 @@ static wn_outcome with_note(wn_trial *trial, wn_outcome (*judge)(wn_trial *, con
     return judge(trial, &note);
 }
 
-static wn_outcome note_wellformed(wn_trial *trial) { return with_note(trial, judge_note); }
-static wn_outcome note_abi_range(wn_trial *trial) { return with_note(trial, judge_versions); }
+static wn_outcome note_wellformed(wn_trial *trial)
+{
+    return with_note(trial, judge_note);
+}
+static wn_outcome note_abi_range(wn_trial *trial)
+{
+    return with_note(trial, judge_versions);
+}
 
 static wn_outcome exports_only_entry(wn_trial *trial)
 {
@@ -149,8 +165,10 @@ static wn_outcome exports_only_entry(wn_trial *trial)
     }
     wn_elf_free(&elf);
     if (extra[0] != '\0')
-        return wn_trial_says(trial, WN_FAILED, "exports more than " WN_PLUGIN_ENTRY ": %s; link "
-                             "with winnow_add_plugin or a version script", extra);
+        return wn_trial_says(trial, WN_FAILED,
+                             "exports more than " WN_PLUGIN_ENTRY ": %s; link "
+                             "with winnow_add_plugin or a version script",
+                             extra);
     if (entries != 1)
         return wn_trial_says(trial, WN_FAILED, "does not export the function " WN_PLUGIN_ENTRY);
     return WN_PASSED;
@@ -166,8 +184,10 @@ static wn_outcome no_gnu_unique(wn_trial *trial)
             list_add(unique, sizeof unique, wn_elf_name(&elf, elf.symbols[i].st_name));
     wn_elf_free(&elf);
     if (unique[0] != '\0')
-        return wn_trial_says(trial, WN_FAILED, "unique symbols keep it from ever being unloaded: "
-                             "%s; compile with -fno-gnu-unique", unique);
+        return wn_trial_says(trial, WN_FAILED,
+                             "unique symbols keep it from ever being unloaded: "
+                             "%s; compile with -fno-gnu-unique",
+                             unique);
     return WN_PASSED;
 }
 
@@ -198,7 +218,8 @@ static wn_outcome no_textrel(wn_trial *trial)
     found = found || (wn_elf_dynamic(&elf, DT_FLAGS, &flags_there) & DF_TEXTREL) != 0;
     wn_elf_free(&elf);
     if (found)
-        return wn_trial_says(trial, WN_FAILED, "its code is relocated at load time: compile all of "
+        return wn_trial_says(trial, WN_FAILED,
+                             "its code is relocated at load time: compile all of "
                              "it with -fPIC");
     return WN_PASSED;
 }
@@ -211,7 +232,8 @@ static wn_outcome no_exec_stack(wn_trial *trial)
     int executable = stack == NULL || (stack->p_flags & PF_X) != 0;
     wn_elf_free(&elf);
     if (executable)
-        return wn_trial_says(trial, WN_FAILED, "it asks for an executable stack: link with "
+        return wn_trial_says(trial, WN_FAILED,
+                             "it asks for an executable stack: link with "
                              "-z noexecstack and take no address of a nested function");
     return WN_PASSED;
 }
@@ -240,13 +262,22 @@ static int one_of(const char *name, const char *const *list)
 
 static wn_outcome needed_libs_allowed(wn_trial *trial)
 {
-    static const char *const allowed[] = {
-        "libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libgcc_s.so.1",
-        "libstdc++.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libmvec.so.1",
+    static const char *const allowed[] = {"libc.so.6",
+                                          "libm.so.6",
+                                          "libpthread.so.0",
+                                          "libdl.so.2",
+                                          "librt.so.1",
+                                          "libgcc_s.so.1",
+                                          "libstdc++.so.6",
+                                          "ld-linux-x86-64.so.2",
+                                          "ld-linux-aarch64.so.1",
+                                          "libmvec.so.1",
 #ifdef __SANITIZE_ADDRESS__ /* a validator with sanitizers is for plugins with sanitizers */
-        "libasan.so.8", "libasan.so.6", "libubsan.so.1",
+                                          "libasan.so.8",
+                                          "libasan.so.6",
+                                          "libubsan.so.1",
 #endif
-        NULL};
+                                          NULL};
     wn_elf elf;
     char others[WN_TRIAL_TEXT / 2] = "";
     SKIP_UNLESS_ELF(trial, &elf);
@@ -257,8 +288,10 @@ static wn_outcome needed_libs_allowed(wn_trial *trial)
     }
     wn_elf_free(&elf);
     if (others[0] != '\0')
-        return wn_trial_says(trial, WN_FAILED, "needs %s: only the C and C++ run-time libraries may "
-                             "be needed; arithmetic comes from the host's op table", others);
+        return wn_trial_says(trial, WN_FAILED,
+                             "needs %s: only the C and C++ run-time libraries may "
+                             "be needed; arithmetic comes from the host's op table",
+                             others);
     return WN_PASSED;
 }
 
@@ -266,11 +299,16 @@ static wn_outcome no_forbidden_imports(wn_trial *trial)
 {
     /* What ends, forks or reconfigures the host's process. */
     static const char *const forbidden[] = {
-        "abort", "exit", "_exit", "_Exit", "quick_exit", "kill", "raise", "signal", "sigaction",
-        "sigprocmask", "pthread_sigmask", "sigset", "bsd_signal", "setlocale", "uselocale", "fork",
-        "vfork", "clone", "posix_spawn", "posix_spawnp", "system", "popen", "execv", "execve",
-        "execvp", "execl", "execlp", "execle", "setenv", "putenv", "unsetenv", "clearenv", "chdir",
-        "umask", "setrlimit", "alarm", "setitimer", NULL};
+        "abort",      "exit",        "_exit",           "_Exit",
+        "quick_exit", "kill",        "raise",           "signal",
+        "sigaction",  "sigprocmask", "pthread_sigmask", "sigset",
+        "bsd_signal", "setlocale",   "uselocale",       "fork",
+        "vfork",      "clone",       "posix_spawn",     "posix_spawnp",
+        "system",     "popen",       "execv",           "execve",
+        "execvp",     "execl",       "execlp",          "execle",
+        "setenv",     "putenv",      "unsetenv",        "clearenv",
+        "chdir",      "umask",       "setrlimit",       "alarm",
+        "setitimer",  NULL};
     wn_elf elf;
     char found[WN_TRIAL_TEXT / 2] = "";
     SKIP_UNLESS_ELF(trial, &elf);
@@ -281,8 +319,10 @@ static wn_outcome no_forbidden_imports(wn_trial *trial)
     }
     wn_elf_free(&elf);
     if (found[0] != '\0')
-        return wn_trial_says(trial, WN_FAILED, "calls %s: a plugin returns a status and leaves the "
-                             "host's process as it is", found);
+        return wn_trial_says(trial, WN_FAILED,
+                             "calls %s: a plugin returns a status and leaves the "
+                             "host's process as it is",
+                             found);
     return WN_PASSED;
 }
 
@@ -296,8 +336,10 @@ static wn_outcome check_owner(wn_trial *trial, const char *path, int directory, 
     if (directory ? !S_ISDIR(status.st_mode) : !S_ISREG(status.st_mode))
         return wn_trial_says(trial, WN_FAILED, "%s is not a regular file", path);
     if (status.st_uid != 0 && status.st_uid != geteuid())
-        return wn_trial_says(trial, WN_FAILED, "%s belongs to user %u, neither root nor you: "
-                             "chown it", path, (unsigned)status.st_uid);
+        return wn_trial_says(trial, WN_FAILED,
+                             "%s belongs to user %u, neither root nor you: "
+                             "chown it",
+                             path, (unsigned)status.st_uid);
     int sticky = sticky_is_fine && (status.st_mode & S_ISVTX) != 0;
     if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0 && !sticky)
         return wn_trial_says(trial, WN_FAILED, "%s may be changed by others (mode %o): chmod go-w",
@@ -321,7 +363,8 @@ static wn_outcome file_permissions(wn_trial *trial)
 }
 
 const wn_trial_test wn_static_tests[] = {
-    {"elf-sane", "WN-P-01", "a shared object for this machine, its tables inside the file", elf_sane},
+    {"elf-sane", "WN-P-01", "a shared object for this machine, its tables inside the file",
+     elf_sane},
     {"note-present", "WN-P-05", "one Winnow note", note_present},
     {"note-wellformed", "WN-P-05", "the note's texts, sets and sizes are as the ABI says",
      note_wellformed},
@@ -337,6 +380,8 @@ const wn_trial_test wn_static_tests[] = {
      needed_libs_allowed},
     {"no-forbidden-imports", "WN-P-07", "does not end, fork or reconfigure the host's process",
      no_forbidden_imports},
-    {"file-permissions", "WN-H-01", "file and directories belong to root or the caller and nobody "
-     "else may change them", file_permissions},
+    {"file-permissions", "WN-H-01",
+     "file and directories belong to root or the caller and nobody "
+     "else may change them",
+     file_permissions},
     {NULL, NULL, NULL, NULL}};

@@ -37,11 +37,18 @@ static int measure(uint32_t batch_size)
 {
     enum { LAYERS = 1000, ROUNDS = 21, HEADS = 32, KV_HEADS = 8, DIM = 128 };
     static const char yaml[] = "sparse_attention_config: {algorithm: dense}\n";
-    wn_model model = {.struct_size = WN_SIZEOF(wn_model), .num_layers = LAYERS, .num_heads = HEADS,
-                      .num_kv_heads = KV_HEADS, .head_dim = DIM, .dtype = WN_BF16,
-                      .max_position = 4096, .softmax_scale = 0.088f};
-    wn_engine_options options = {.struct_size = WN_SIZEOF(wn_engine_options), .max_tokens = 4096,
-                                 .max_sequences = 64, .max_step_tokens = 64};
+    wn_model model = {.struct_size = WN_SIZEOF(wn_model),
+                      .num_layers = LAYERS,
+                      .num_heads = HEADS,
+                      .num_kv_heads = KV_HEADS,
+                      .head_dim = DIM,
+                      .dtype = WN_BF16,
+                      .max_position = 4096,
+                      .softmax_scale = 0.088f};
+    wn_engine_options options = {.struct_size = WN_SIZEOF(wn_engine_options),
+                                 .max_tokens = 4096,
+                                 .max_sequences = 64,
+                                 .max_step_tokens = 64};
     wn_registry *registry;
     wn_config *config;
     wn_engine *engine;
@@ -72,8 +79,9 @@ static int measure(uint32_t batch_size)
             return 1;
         double begin = nanoseconds();
         for (uint32_t l = 0; l < LAYERS; l++)
-            if (wn_attention(batch, l, WN_ARGS(wn_attention_args, .q = q, .k = kv, .v = kv,
-                                               .out = q)) != WN_OK)
+            if (wn_attention(batch, l,
+                             WN_ARGS(wn_attention_args, .q = q, .k = kv, .v = kv, .out = q)) !=
+                WN_OK)
                 return 1;
         double end = nanoseconds();
         wn_batch_end(batch);
@@ -82,7 +90,8 @@ static int measure(uint32_t batch_size)
     }
     qsort(cost, ROUNDS, sizeof *cost, ascending);
     qsort(step, ROUNDS, sizeof *step, ascending);
-    printf("batch %2u: wn_attention %6.0f ns a call (min %.0f, max %.0f); begin + end %6.0f ns a step\n",
+    printf("batch %2u: wn_attention %6.0f ns a call (min %.0f, max %.0f); begin + end %6.0f ns a "
+           "step\n",
            batch_size, cost[ROUNDS / 2], cost[0], cost[ROUNDS - 1], step[ROUNDS / 2]);
     wn_engine_free(engine);
     wn_config_free(config);

@@ -93,7 +93,8 @@ wn_status check_step(check_engine *c, wn_sequence sequence, const check_text *te
 {
     const wn_model *m = &c->model;
     uint32_t n = end - begin, dv = m->v_head_dim != 0 ? m->v_head_dim : m->head_dim;
-    size_t q_row = (size_t)m->num_heads * m->head_dim, k_row = (size_t)m->num_kv_heads * m->head_dim;
+    size_t q_row = (size_t)m->num_heads * m->head_dim,
+           k_row = (size_t)m->num_kv_heads * m->head_dim;
     size_t v_row = (size_t)m->num_kv_heads * dv, o_row = (size_t)m->num_heads * dv;
     wn_batch_item item = {.struct_size = WN_SIZEOF(wn_batch_item),
                           .sequence = sequence,
@@ -113,13 +114,13 @@ wn_status check_step(check_engine *c, wn_sequence sequence, const check_text *te
             k[i] = text->k[begin * k_row + i] * layer_factor(layer);
         for (size_t i = 0; i < n * v_row; i++)
             v[i] = text->v[begin * v_row + i] * layer_factor(layer);
-        status = wn_attention(batch, layer,
-                              WN_ARGS(wn_attention_args, .q = tokens_of(q, n, m->num_heads, m->head_dim),
-                                      .k = tokens_of(k, n, m->num_kv_heads, m->head_dim),
-                                      .v = m->mla ? (wn_tensor){0} : tokens_of(v, n, m->num_kv_heads, dv),
-                                      .out = tokens_of(o, n, m->num_heads, dv),
-                                      .lse = wn_tensor_make(l, WN_F32, 2,
-                                                            (int64_t[]){n, m->num_heads})));
+        status = wn_attention(
+            batch, layer,
+            WN_ARGS(wn_attention_args, .q = tokens_of(q, n, m->num_heads, m->head_dim),
+                    .k = tokens_of(k, n, m->num_kv_heads, m->head_dim),
+                    .v = m->mla ? (wn_tensor){0} : tokens_of(v, n, m->num_kv_heads, dv),
+                    .out = tokens_of(o, n, m->num_heads, dv),
+                    .lse = wn_tensor_make(l, WN_F32, 2, (int64_t[]){n, m->num_heads})));
         if (out != NULL)
             memcpy(out + layer * n * o_row, o, n * o_row * 4);
         if (lse != NULL)

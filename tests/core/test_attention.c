@@ -14,8 +14,8 @@
 static const char probe_select[] = "sparse_attention_config:\n  algorithm: probe\n  select: 5\n";
 
 /* Every row of a step on text tokens [begin, end) against dense attention. */
-static void expect_dense(const check_engine *c, const check_text *text, uint32_t begin, uint32_t end,
-                         const float *out, const float *lse)
+static void expect_dense(const check_engine *c, const check_text *text, uint32_t begin,
+                         uint32_t end, const float *out, const float *lse)
 {
     uint32_t n = end - begin;
     double o[ROW], l[HEADS], worst = 0, worst_lse = 0;
@@ -34,8 +34,9 @@ static void dense_prefill_and_generation(void)
 {
     uint64_t random = wn_test_seed();
     check_engine c = {0};
-    check_open(&c, "", &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options),
-                                            .tokens_per_page = 7});
+    check_open(
+        &c, "",
+        &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 7});
     check_text text = check_write(&c.model, 60, &random);
     float *out = malloc(LAYERS * 60 * ROW * 4), *lse = malloc(LAYERS * 60 * HEADS * 4);
     wn_sequence s;
@@ -71,8 +72,9 @@ static void chunks_equal_one_shot(void)
     const uint32_t cuts[] = {0, 1, 1, 14, 33, 40};
     for (uint32_t i = 0; i + 1 < sizeof cuts / sizeof cuts[0]; i++) {
         uint32_t n = cuts[i + 1] - cuts[i], more = cuts[i + 1] < 40 ? WN_ITEM_MORE : 0;
-        CU_ASSERT_EQUAL(check_step(&c, b, &text, cuts[i], cuts[i + 1], WN_ITEM_CONTEXT | more, part,
-                                   NULL), WN_OK);
+        CU_ASSERT_EQUAL(
+            check_step(&c, b, &text, cuts[i], cuts[i + 1], WN_ITEM_CONTEXT | more, part, NULL),
+            WN_OK);
         for (uint32_t l = 0; l < LAYERS; l++)
             CU_ASSERT(memcmp(part + l * n * ROW, whole + (l * 40 + cuts[i]) * ROW,
                              (size_t)n * ROW * 4) == 0);
@@ -81,7 +83,8 @@ static void chunks_equal_one_shot(void)
     check_close(&c);
 }
 
-/* A mixed step: a whole prompt, an empty request, a generated token, a chunk; padding rows after. */
+/* A mixed step: a whole prompt, an empty request, a generated token, a chunk; padding rows after.
+ */
 static void mixed_step_equals_alone(void)
 {
     uint64_t random = wn_test_seed() + 2;
@@ -102,12 +105,13 @@ static void mixed_step_equals_alone(void)
         check_step(&c, alone[i], &text[i], 0, before[i], WN_ITEM_CONTEXT, NULL, NULL);
         check_step(&c, together[i], &text[i], 0, before[i], WN_ITEM_CONTEXT, NULL, NULL);
         float out[LAYERS * 24 * ROW];
-        CU_ASSERT_EQUAL(check_step(&c, alone[i], &text[i], before[i], before[i] + now[i], flags[i],
-                                   out, NULL), WN_OK);
+        CU_ASSERT_EQUAL(
+            check_step(&c, alone[i], &text[i], before[i], before[i] + now[i], flags[i], out, NULL),
+            WN_OK);
         for (uint32_t l = 0; l < LAYERS; l++)
             memcpy(expected[l] + total * ROW, out + l * now[i] * ROW, now[i] * ROW * 4);
-        items[i] = (wn_batch_item){WN_SIZEOF(wn_batch_item), flags[i], together[i], (int32_t)now[i],
-                                   0, NULL};
+        items[i] = (wn_batch_item){WN_SIZEOF(wn_batch_item), flags[i], together[i],
+                                   (int32_t)now[i],          0,        NULL};
         total += now[i];
     }
     /* One fused tensor with odd strides. */
@@ -123,7 +127,7 @@ static void mixed_step_equals_alone(void)
                 for (uint32_t x = 0; x < WIDTH; x++) {
                     float f = 1.0f + 0.25f * (float)l;
                     qkv[row * STRIDE + x] =
-                        f * (x < ROW ? text[i].q[t * ROW + x]
+                        f * (x < ROW             ? text[i].q[t * ROW + x]
                              : x < ROW + 2 * DIM ? text[i].k[t * 2 * DIM + x - ROW]
                                                  : text[i].v[t * 2 * DIM + x - ROW - 2 * DIM]);
                 }
@@ -131,12 +135,12 @@ static void mixed_step_equals_alone(void)
         wn_tensor fused = wn_tensor_make(qkv, WN_F32, 2, (int64_t[]){total + PAD, WIDTH});
         fused.stride[0] = STRIDE;
         CU_ASSERT_EQUAL(
-            wn_attention(batch, l,
-                         WN_ARGS(wn_attention_args, .qkv = fused,
-                                 .out = wn_tensor_make(out, WN_F32, 3,
-                                                       (int64_t[]){total + PAD, HEADS, DIM}),
-                                 .lse = wn_tensor_make(lse, WN_F32, 2,
-                                                       (int64_t[]){total + PAD, HEADS}))), WN_OK);
+            wn_attention(
+                batch, l,
+                WN_ARGS(wn_attention_args, .qkv = fused,
+                        .out = wn_tensor_make(out, WN_F32, 3, (int64_t[]){total + PAD, HEADS, DIM}),
+                        .lse = wn_tensor_make(lse, WN_F32, 2, (int64_t[]){total + PAD, HEADS}))),
+            WN_OK);
         CU_ASSERT(memcmp(out, expected[l], total * ROW * 4) == 0);
         for (uint32_t x = 0; x < PAD * ROW; x++)
             CU_ASSERT(out[total * ROW + x] == 0);
@@ -159,8 +163,10 @@ static void selections_attend_to_what_they_name(void)
         uint64_t random = wn_test_seed() + 3;
         char yaml[256];
         check_engine c = {0};
-        snprintf(yaml, sizeof yaml, "sparse_attention_config:\n  algorithm: probe\n  select: 5\n"
-                                    "  form: %s\n", forms[f]);
+        snprintf(yaml, sizeof yaml,
+                 "sparse_attention_config:\n  algorithm: probe\n  select: 5\n"
+                 "  form: %s\n",
+                 forms[f]);
         check_open(&c, yaml, NULL);
         check_text text = check_write(&c.model, 23, &random);
         float out[LAYERS * 20 * ROW];
@@ -181,7 +187,8 @@ static void selections_attend_to_what_they_name(void)
         wn_counters counters;
         wn_engine_counters(c.engine, 0, WN_PHASE_CONTEXT, &counters);
         CU_ASSERT_EQUAL(counters.keys_visible, 2 * 20 * 21 / 2);
-        uint64_t each = strcmp(forms[f], "unsorted") == 0 ? 1 + 1 + 2 + 3 + 16 * 4 : 1 + 2 + 3 + 4 + 16 * 5;
+        uint64_t each =
+            strcmp(forms[f], "unsorted") == 0 ? 1 + 1 + 2 + 3 + 16 * 4 : 1 + 2 + 3 + 4 + 16 * 5;
         CU_ASSERT_EQUAL(counters.keys_selected, 2 * each);
         CU_ASSERT_EQUAL(counters.keys_attended, counters.keys_selected);
         check_erase(&text);
@@ -194,9 +201,9 @@ static void pages_when_asked_for(void)
 {
     uint64_t random = wn_test_seed() + 4;
     check_engine c = {0};
-    check_open(&c, "granularity: page\nsparse_attention_config:\n  algorithm: probe\n  select: 5\n",
-               &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options),
-                                    .tokens_per_page = 4});
+    check_open(
+        &c, "granularity: page\nsparse_attention_config:\n  algorithm: probe\n  select: 5\n",
+        &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 4});
     check_text text = check_write(&c.model, 23, &random);
     float out[LAYERS * 22 * ROW];
     double o[ROW], l[HEADS];
@@ -220,9 +227,9 @@ static void eviction_keeps_what_was_chosen(void)
 {
     uint64_t random = wn_test_seed() + 5;
     check_engine c = {0};
-    check_open(&c, "sparse_attention_config:\n  algorithm: probe\n  keep: 12\n",
-               &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options),
-                                    .tokens_per_page = 4});
+    check_open(
+        &c, "sparse_attention_config:\n  algorithm: probe\n  keep: 12\n",
+        &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 4});
     check_text text = check_write(&c.model, 40, &random);
     float out[LAYERS * 30 * ROW], lse[LAYERS * 30 * HEADS];
     wn_sequence s;
@@ -268,9 +275,9 @@ static void eviction_spares_forks(void)
 {
     uint64_t random = wn_test_seed() + 6;
     check_engine c = {0};
-    check_open(&c, "sparse_attention_config:\n  algorithm: probe\n  keep: 6\n",
-               &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options),
-                                    .tokens_per_page = 4});
+    check_open(
+        &c, "sparse_attention_config:\n  algorithm: probe\n  keep: 6\n",
+        &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 4});
     check_text text = check_write(&c.model, 30, &random);
     float out[LAYERS * 30 * ROW], lse[LAYERS * 30 * HEADS];
     wn_sequence parent, child;
@@ -328,8 +335,10 @@ static void append_apart_from_attend(void)
     CU_ASSERT(logical == 10 && physical == 10);
     /* A dry run checks and writes nothing but zeros. */
     CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, &item, 1, &b), WN_OK);
-    CU_ASSERT_EQUAL(wn_attention(b, 0, WN_ARGS(wn_attention_args, .q = q, .k = k, .v = v, .out = to,
-                                               .flags = WN_ATTENTION_DRY_RUN)), WN_OK);
+    CU_ASSERT_EQUAL(wn_attention(b, 0,
+                                 WN_ARGS(wn_attention_args, .q = q, .k = k, .v = v, .out = to,
+                                         .flags = WN_ATTENTION_DRY_RUN)),
+                    WN_OK);
     for (uint32_t i = 0; i < 10 * ROW; i++)
         CU_ASSERT(out[i] == 0);
     CU_ASSERT_EQUAL(wn_batch_abort(b), WN_OK);
@@ -350,7 +359,8 @@ static void methods_must_see_every_step(void)
     wn_tensor kv = tensor(data, 4, 2);
     CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, &item, 1, &b), WN_OK);
     for (uint32_t layer = 0; layer < LAYERS; layer++)
-        CU_ASSERT_EQUAL(wn_attention(b, layer, WN_ARGS(wn_attention_args, .k = kv, .v = kv)), WN_OK);
+        CU_ASSERT_EQUAL(wn_attention(b, layer, WN_ARGS(wn_attention_args, .k = kv, .v = kv)),
+                        WN_OK);
     CU_ASSERT_EQUAL(wn_batch_end(b), WN_ESTATE);
     CU_ASSERT(strstr(wn_error_text(), "layer 0") != NULL);
     check_close(&c);
@@ -422,8 +432,10 @@ static void failures_fail_the_step_or_go_dense(void)
     char yaml[256];
     uint32_t fallbacks = 0;
     for (uint32_t i = 0; i < 3; i++) {
-        snprintf(yaml, sizeof yaml, "sparse_attention_config:\n  algorithm: probe\n  %s: %s\n"
-                                    "  fail: %s\n", fails[i], i == 0 ? "4" : "true", fails[i]);
+        snprintf(yaml, sizeof yaml,
+                 "sparse_attention_config:\n  algorithm: probe\n  %s: %s\n"
+                 "  fail: %s\n",
+                 fails[i], i == 0 ? "4" : "true", fails[i]);
         CU_ASSERT_EQUAL(run_with(yaml, &fallbacks), WN_EUNSUPPORTED);
         CU_ASSERT(strstr(wn_error_text(), "told to fail") != NULL);
         CU_ASSERT(strstr(wn_error_text(), "probe") != NULL);
@@ -432,17 +444,27 @@ static void failures_fail_the_step_or_go_dense(void)
         CU_ASSERT_EQUAL(fallbacks, 1);
     }
     CU_ASSERT_EQUAL(run_with("sparse_attention_config:\n  algorithm: probe\n  keep: 4\n"
-                             "  fail: retain\n", &fallbacks), WN_EUNSUPPORTED);
+                             "  fail: retain\n",
+                             &fallbacks),
+                    WN_EUNSUPPORTED);
     CU_ASSERT_EQUAL(run_with("sparse_attention_config:\n  algorithm: probe\n  keep: 4\n"
-                             "  fail: count\n", &fallbacks), WN_EPLUGIN);
+                             "  fail: count\n",
+                             &fallbacks),
+                    WN_EPLUGIN);
     CU_ASSERT(strstr(wn_error_text(), "WN-P-21") != NULL);
     CU_ASSERT_EQUAL(run_with("sparse_attention_config:\n  algorithm: probe\n  select: 4\n"
-                             "  fail: observe\n", &fallbacks), WN_EUNSUPPORTED);
+                             "  fail: observe\n",
+                             &fallbacks),
+                    WN_EUNSUPPORTED);
     CU_ASSERT_EQUAL(run_with("sparse_attention_config:\n  algorithm: probe\n  select: 4\n"
-                             "  form: lie\n", &fallbacks), WN_EPLUGIN);
+                             "  form: lie\n",
+                             &fallbacks),
+                    WN_EPLUGIN);
     CU_ASSERT(strstr(wn_error_text(), "SORTED") != NULL);
     CU_ASSERT_EQUAL(run_with("sparse_attention_config:\n  algorithm: probe\n  select: 4\n"
-                             "  form: outside\n", &fallbacks), WN_OK); /* ignored, per the rules */
+                             "  form: outside\n",
+                             &fallbacks),
+                    WN_OK); /* ignored, per the rules */
 }
 
 static void the_attend_role_sees_everything(void)
@@ -450,8 +472,10 @@ static void the_attend_role_sees_everything(void)
     uint64_t random = wn_test_seed() + 9;
     check_engine plain = {0}, hooked = {0};
     check_open(&plain, probe_select, NULL);
-    check_open(&hooked, "sparse_attention_config:\n  - {algorithm: probe, select: 5}\n"
-                        "  - {algorithm: other, attend: true}\n", NULL);
+    check_open(&hooked,
+               "sparse_attention_config:\n  - {algorithm: probe, select: 5}\n"
+               "  - {algorithm: other, attend: true}\n",
+               NULL);
     check_text text = check_write(&plain.model, 20, &random);
     float a[LAYERS * 20 * ROW], b[LAYERS * 20 * ROW];
     wn_sequence s, t;
@@ -514,7 +538,8 @@ static void extra_inputs_are_demanded(void)
 static void rope_follows_positions(void)
 {
     uint64_t random = wn_test_seed() + 10;
-    const wn_engine_options keep = {.struct_size = WN_SIZEOF(wn_engine_options), .keep_positions = 1};
+    const wn_engine_options keep = {.struct_size = WN_SIZEOF(wn_engine_options),
+                                    .keep_positions = 1};
     check_engine plain = {0}, rotating = {0};
     rotating.model = check_model();
     rotating.model.rope = WN_ROPE_HALF_SPLIT;
@@ -527,8 +552,10 @@ static void rope_follows_positions(void)
     memcpy(rotated.v, text.v, 6 * 2 * DIM * 4);
     for (uint32_t x = 0; x < 6 * (HEADS + 2); x++) {
         uint32_t t = x / (HEADS + 2), h = x % (HEADS + 2);
-        const float *from = h < HEADS ? text.q + (t * HEADS + h) * DIM : text.k + (t * 2 + h - HEADS) * DIM;
-        float *to = h < HEADS ? rotated.q + (t * HEADS + h) * DIM : rotated.k + (t * 2 + h - HEADS) * DIM;
+        const float *from =
+            h < HEADS ? text.q + (t * HEADS + h) * DIM : text.k + (t * 2 + h - HEADS) * DIM;
+        float *to =
+            h < HEADS ? rotated.q + (t * HEADS + h) * DIM : rotated.k + (t * 2 + h - HEADS) * DIM;
         for (uint32_t i = 0; i < DIM / 2; i++) {
             double angle = positions[t] * pow(100, -2.0 * i / DIM);
             to[i] = (float)(from[i] * cos(angle) - from[i + DIM / 2] * sin(angle));
@@ -546,12 +573,13 @@ static void rope_follows_positions(void)
         wn_batch_item item = {WN_SIZEOF(wn_batch_item), WN_ITEM_CONTEXT, s, 6, 0, positions};
         CU_ASSERT_EQUAL_FATAL(wn_batch_begin(engines[e]->engine, &item, 1, &batch), WN_OK);
         for (uint32_t layer = 0; layer < LAYERS; layer++)
-            CU_ASSERT_EQUAL(wn_attention(batch, layer,
-                                         WN_ARGS(wn_attention_args, .q = tensor(texts[e]->q, 6, HEADS),
-                                                 .k = tensor(texts[e]->k, 6, 2),
-                                                 .v = tensor(texts[e]->v, 6, 2), .window = 50,
-                                                 .token_sinks = 1, .out = tensor(outs[e], 6, HEADS))),
-                            WN_OK);
+            CU_ASSERT_EQUAL(
+                wn_attention(batch, layer,
+                             WN_ARGS(wn_attention_args, .q = tensor(texts[e]->q, 6, HEADS),
+                                     .k = tensor(texts[e]->k, 6, 2), .v = tensor(texts[e]->v, 6, 2),
+                                     .window = 50, .token_sinks = 1,
+                                     .out = tensor(outs[e], 6, HEADS))),
+                WN_OK);
         CU_ASSERT_EQUAL(wn_batch_end(batch), WN_OK);
     }
     double worst = 0;
@@ -572,14 +600,17 @@ static void rope_follows_positions(void)
 /* Quantised caches: close to dense, scales per token and head. */
 static void quantised_caches_are_close(void)
 {
-    static const struct { uint32_t dtype; double bound; } kinds[] = {
-        {WN_I8, 0.05}, {WN_F8_E4M3, 0.35}, {WN_F16, 4e-3}, {WN_BF16, 3e-2}};
+    static const struct {
+        uint32_t dtype;
+        double bound;
+    } kinds[] = {{WN_I8, 0.05}, {WN_F8_E4M3, 0.35}, {WN_F16, 4e-3}, {WN_BF16, 3e-2}};
     for (uint32_t i = 0; i < 4; i++) {
         uint64_t random = wn_test_seed() + 11;
         check_engine c = {0};
-        check_open(&c, "", &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options),
-                                                .kv_dtype = kinds[i].dtype,
-                                                .layout = i % 2 ? "nhd" : "vec"});
+        check_open(&c, "",
+                   &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options),
+                                        .kv_dtype = kinds[i].dtype,
+                                        .layout = i % 2 ? "nhd" : "vec"});
         check_text text = check_write(&c.model, 20, &random);
         float out[LAYERS * 20 * ROW];
         double o[ROW], l[HEADS], worst = 0;

@@ -120,7 +120,8 @@ static void abort_restores_or_frees(void)
     check_open(&c, "sparse_attention_config: {algorithm: probe, keep: 6}\n", &small);
     check_text text = check_write(&c.model, 30, &random);
     wn_sequence_create(c.engine, &s);
-    CU_ASSERT_EQUAL(check_step(&c, s, &text, 0, 5, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL, NULL), WN_OK);
+    CU_ASSERT_EQUAL(check_step(&c, s, &text, 0, 5, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL, NULL),
+                    WN_OK);
     wn_batch_item item = item_of(s, 10, WN_ITEM_CONTEXT);
     CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, &item, 1, &b), WN_OK);
     wn_sequence_length(c.engine, s, 0, &logical, &physical);
@@ -131,8 +132,8 @@ static void abort_restores_or_frees(void)
     CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, &item, 1, &b), WN_OK);
     wn_tensor q = wn_tensor_make(data, WN_F32, 3, (int64_t[]){10, 6, 8});
     wn_tensor kv = wn_tensor_make(data, WN_F32, 3, (int64_t[]){10, 2, 8});
-    CU_ASSERT_EQUAL(wn_attention(b, 1, WN_ARGS(wn_attention_args, .q = q, .k = kv, .v = kv, .out = q)),
-                    WN_OK);
+    CU_ASSERT_EQUAL(
+        wn_attention(b, 1, WN_ARGS(wn_attention_args, .q = q, .k = kv, .v = kv, .out = q)), WN_OK);
     CU_ASSERT_EQUAL(wn_batch_abort(b), WN_OK); /* layer 1 has compacted, layer 0 not */
     CU_ASSERT_EQUAL(wn_sequence_length(c.engine, s, 0, &logical, &physical), WN_ENOTFOUND);
     wn_kvcache_stats stats;
@@ -157,10 +158,11 @@ static void expect_pool_follows(check_engine *c, wn_sequence s)
         for (int32_t slot = 0; slot < length; slot++)
             for (uint32_t h = 0; h < 2; h++) {
                 int64_t page = table[slot / 4], place = slot % 4;
-                const float *key = (const float *)layer->view.k.data + page * layer->view.k.page_stride +
-                                   h * layer->view.k.head_stride + place * layer->view.k.token_stride;
-                const float *kept = (const float *)(aux->data + page * aux->page_stride +
-                                                    h * aux->head_stride);
+                const float *key =
+                    (const float *)layer->view.k.data + page * layer->view.k.page_stride +
+                    h * layer->view.k.head_stride + place * layer->view.k.token_stride;
+                const float *kept =
+                    (const float *)(aux->data + page * aux->page_stride + h * aux->head_stride);
                 CU_ASSERT_EQUAL(key[0], kept[place]);
             }
     }
@@ -174,7 +176,8 @@ static void pools_follow_their_pages(void)
     check_open(&c, "sparse_attention_config: {algorithm: probe, keep: 6}\n", &small);
     check_text text = check_write(&c.model, 30, &random);
     wn_sequence_create(c.engine, &s);
-    CU_ASSERT_EQUAL(check_step(&c, s, &text, 0, 9, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL, NULL), WN_OK);
+    CU_ASSERT_EQUAL(check_step(&c, s, &text, 0, 9, WN_ITEM_CONTEXT | WN_ITEM_MORE, NULL, NULL),
+                    WN_OK);
     expect_pool_follows(&c, s);
     CU_ASSERT_EQUAL(wn_sequence_fork(c.engine, s, &fork), WN_OK);
     CU_ASSERT_EQUAL(check_step(&c, s, &text, 9, 14, WN_ITEM_CONTEXT, NULL, NULL), WN_OK);
@@ -204,8 +207,9 @@ static void choices_can_be_read(void)
     wn_tensor q = wn_tensor_make(data, WN_F32, 3, (int64_t[]){9, 6, 8});
     wn_tensor kv = wn_tensor_make(data, WN_F32, 3, (int64_t[]){9, 2, 8});
     for (uint32_t l = 0; l < 2; l++) {
-        CU_ASSERT_EQUAL(wn_attention(b, l, WN_ARGS(wn_attention_args, .q = q, .k = kv, .v = kv,
-                                                   .out = q)), WN_OK);
+        CU_ASSERT_EQUAL(
+            wn_attention(b, l, WN_ARGS(wn_attention_args, .q = q, .k = kv, .v = kv, .out = q)),
+            WN_OK);
         wn_choice choice = {.struct_size = WN_SIZEOF(wn_choice), .phase = WN_PHASE_CONTEXT};
         CU_ASSERT_EQUAL(wn_batch_choice(b, &choice), WN_OK);
         CU_ASSERT_PTR_NOT_NULL_FATAL(choice.select);
@@ -223,15 +227,17 @@ static void choices_can_be_read(void)
     check_close(&c);
 }
 
-/* Two batches side by side, each with both phases and two methods: each finds on layer 1 what it left
- * on layer 0 (the probe looks). */
+/* Two batches side by side, each with both phases and two methods: each finds on layer 1 what it
+ * left on layer 0 (the probe looks). */
 static void step_memory_lives_as_long_as_the_step(void)
 {
     check_engine c = {0};
     wn_batch *batch[2];
     float data[8 * 48] = {0};
-    check_open(&c, "sparse_attention_config:\n  - {algorithm: probe, select: 3, memory: 1000}\n"
-                   "  - {algorithm: other, tile: true, memory: 77}\n", &small);
+    check_open(&c,
+               "sparse_attention_config:\n  - {algorithm: probe, select: 3, memory: 1000}\n"
+               "  - {algorithm: other, tile: true, memory: 77}\n",
+               &small);
     wn_tensor q = wn_tensor_make(data, WN_F32, 3, (int64_t[]){4, 6, 8});
     wn_tensor kv = wn_tensor_make(data, WN_F32, 3, (int64_t[]){4, 2, 8});
     for (uint32_t round = 0; round < 3; round++) {
@@ -239,13 +245,15 @@ static void step_memory_lives_as_long_as_the_step(void)
         for (uint32_t i = 0; i < 4; i++)
             wn_sequence_create(c.engine, &s[i]);
         for (uint32_t i = 0; i < 2; i++) {
-            wn_batch_item items[] = {item_of(s[2 * i], 3, WN_ITEM_CONTEXT), item_of(s[2 * i + 1], 1, 0)};
+            wn_batch_item items[] = {item_of(s[2 * i], 3, WN_ITEM_CONTEXT),
+                                     item_of(s[2 * i + 1], 1, 0)};
             CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, items, 2, &batch[i]), WN_OK);
         }
         for (uint32_t layer = 0; layer < 2; layer++)
             for (uint32_t i = 0; i < 2; i++) {
-                wn_status status = wn_attention(batch[i], layer, WN_ARGS(wn_attention_args, .q = q,
-                                                                         .k = kv, .v = kv, .out = q));
+                wn_status status =
+                    wn_attention(batch[i], layer,
+                                 WN_ARGS(wn_attention_args, .q = q, .k = kv, .v = kv, .out = q));
                 CU_ASSERT_EQUAL(status, WN_OK);
                 if (status != WN_OK)
                     printf("\n  %s\n", wn_error_text());
@@ -266,8 +274,10 @@ static void step_memory_is_planned(void)
     for (uint32_t i = 0; i < 3; i++) {
         char yaml[128];
         check_engine c = {0};
-        snprintf(yaml, sizeof yaml, "sparse_attention_config: {algorithm: probe, select: 3, memory: "
-                                    "%s}\n", memory[i]);
+        snprintf(yaml, sizeof yaml,
+                 "sparse_attention_config: {algorithm: probe, select: 3, memory: "
+                 "%s}\n",
+                 memory[i]);
         check_open(&c, yaml, &small);
         CU_ASSERT_EQUAL(wn_engine_memory(c.engine, &plan[i]), WN_OK);
         check_close(&c);

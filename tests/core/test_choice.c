@@ -54,8 +54,10 @@ static wn_status settle(wn_selection *s, uint32_t granularity, uint32_t kept,
 
 static void lists_are_sorted_and_cleaned(void)
 {
-    static const int32_t rows[4][4] = {{5, 1, 5, -1}, {99, 0, 3, 2}, {-7, -1, -1, -1}, {4, 5, 3, 3}};
-    static const int32_t wanted[4][4] = {{1, 5, -1, -1}, {0, 2, 3, -1}, {-1, -1, -1, -1}, {3, 4, -1, -1}};
+    static const int32_t rows[4][4] = {
+        {5, 1, 5, -1}, {99, 0, 3, 2}, {-7, -1, -1, -1}, {4, 5, 3, 3}};
+    static const int32_t wanted[4][4] = {
+        {1, 5, -1, -1}, {0, 2, 3, -1}, {-1, -1, -1, -1}, {3, 4, -1, -1}};
     wn_selection_count count;
     wn_selection s = shared(rows, 1, 0);
     CU_ASSERT_EQUAL(settle(&s, WN_GRANULARITY_EXACT, 0, &count), WN_OK);
@@ -68,7 +70,8 @@ static void lists_are_sorted_and_cleaned(void)
 /* Request 0 has 10 slots and 3 queries: query i sees slots 0 .. 7+i. */
 static void counts_stop_at_causality(void)
 {
-    static const int32_t rows[4][4] = {{2, -1, -1, -1}, {2, -1, -1, -1}, {2, -1, -1, -1}, {1, -1, -1, -1}};
+    static const int32_t rows[4][4] = {
+        {2, -1, -1, -1}, {2, -1, -1, -1}, {2, -1, -1, -1}, {1, -1, -1, -1}};
     wn_selection_count count;
     wn_selection s = shared(rows, 4, WN_SELECTION_SORTED); /* slots 8..9; request 1: slot 4 */
     CU_ASSERT_EQUAL(settle(&s, WN_GRANULARITY_EXACT, 0, &count), WN_OK);
@@ -85,7 +88,8 @@ static void counts_stop_at_causality(void)
 
 static void pages_are_counted_once(void)
 {
-    static const int32_t rows[4][4] = {{0, 1, 2, -1}, {3, -1, -1, -1}, {0, 4, -1, -1}, {2, -1, -1, -1}};
+    static const int32_t rows[4][4] = {
+        {0, 1, 2, -1}, {3, -1, -1, -1}, {0, 4, -1, -1}, {2, -1, -1, -1}};
     wn_selection_count count;
     wn_selection s = shared(rows, 2, WN_SELECTION_SORTED); /* slots 0..5; 6..7; 0..1, 8..9; 4 */
     CU_ASSERT_EQUAL(settle(&s, WN_GRANULARITY_PAGE, 0, &count), WN_OK);
@@ -158,7 +162,9 @@ static void retained_lists_are_checked(void)
     static const int32_t good[10] = {0, 4, 9, 1, 4, 1, 2, 3, 0, 1};
     wn_paged_kv kv = view();
     wn_selection_scope scope = {&kv, q_lens, 1, 0, "probe"};
-    static const struct { int32_t at, value; } broken[] = {{2, 10}, {1, 0}, {0, -1}, {9, 0}, {4, 5}};
+    static const struct {
+        int32_t at, value;
+    } broken[] = {{2, 10}, {1, 0}, {0, -1}, {9, 0}, {4, 5}};
     for (int32_t i = -1; i < 5; i++) {
         wn_selection s = wn_selection_lend(&buffers);
         s.rows = 2;
@@ -172,10 +178,12 @@ static void retained_lists_are_checked(void)
         if (i >= 0)
             continue;
         offsets[1] = 2; /* other counts than announced */
-        CU_ASSERT_EQUAL(wn_selection_check_retained(&s, &buffers, &scope, kept, &error), WN_EPLUGIN);
+        CU_ASSERT_EQUAL(wn_selection_check_retained(&s, &buffers, &scope, kept, &error),
+                        WN_EPLUGIN);
         offsets[1] = 3;
         s.block_size = 2;
-        CU_ASSERT_EQUAL(wn_selection_check_retained(&s, &buffers, &scope, kept, &error), WN_EPLUGIN);
+        CU_ASSERT_EQUAL(wn_selection_check_retained(&s, &buffers, &scope, kept, &error),
+                        WN_EPLUGIN);
     }
 }
 
@@ -190,8 +198,12 @@ static void random_lists_against_a_bitmap(void)
     for (uint32_t round = 0; round < 200; round++) {
         uint8_t seen[700] = {0};
         uint32_t n = wn_random_below(&random, 2048), distinct = 0;
-        wn_paged_kv kv = {.page_table = pages, .page_table_stride = 125, .length = &length, .batch = 1,
-                          .tokens_per_page = PAGE, .num_kv_heads = 1};
+        wn_paged_kv kv = {.page_table = pages,
+                          .page_table_stride = 125,
+                          .length = &length,
+                          .batch = 1,
+                          .tokens_per_page = PAGE,
+                          .num_kv_heads = 1};
         wn_selection_scope scope = {&kv, &queries, 0, 0, "probe"};
         wn_selection s = wn_selection_lend(&big);
         wn_selection_count count;

@@ -147,6 +147,8 @@ static void schemas(void)
     expect_schema(WN_EPLUGIN, "(NULL)");
     field.name = "algorithm";
     expect_schema(WN_EPLUGIN, "\"algorithm\"");
+    field.name = "layers";
+    expect_schema(WN_EPLUGIN, "\"layers\"");
     field.name = "a123456789012345678901234567890123456789012345678901234567890123";
     expect_schema(WN_EPLUGIN, "expected [a-z0-9_]{1,63}");
     field.flags = 64;

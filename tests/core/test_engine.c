@@ -19,8 +19,8 @@ static void bad_models_are_refused_with_all_reasons(void)
         CU_ASSERT(strstr(wn_error_text(), reasons[i]) != NULL);
     wn_config_free(c.config);
     wn_registry_close(c.registry);
-    wn_engine_options cuda = {.struct_size = WN_SIZEOF(wn_engine_options), .device = WN_DEVICE_CUDA,
-                              .layout = "odd"};
+    wn_engine_options cuda = {
+        .struct_size = WN_SIZEOF(wn_engine_options), .device = WN_DEVICE_CUDA, .layout = "odd"};
     c.model = check_model();
     CU_ASSERT_EQUAL(check_try_open(&c, "", &cuda), WN_ECONFIG);
     CU_ASSERT(strstr(wn_error_text(), "CUDA") != NULL && strstr(wn_error_text(), "odd") != NULL);
@@ -43,8 +43,10 @@ static void memory_is_what_was_planned(void)
                                      .layout = layouts[i % 3]};
         wn_memory_plan plan = {.struct_size = WN_SIZEOF(wn_memory_plan)}, memory = plan;
         char *text = NULL;
-        check_open(&c, "sparse_attention_config: {algorithm: probe, keep: 6, select: 3}\n", &options);
-        CU_ASSERT_EQUAL(wn_engine_check(c.registry, c.config, &c.model, &options, &text, &plan), WN_OK);
+        check_open(&c, "sparse_attention_config: {algorithm: probe, keep: 6, select: 3}\n",
+                   &options);
+        CU_ASSERT_EQUAL(wn_engine_check(c.registry, c.config, &c.model, &options, &text, &plan),
+                        WN_OK);
         CU_ASSERT_EQUAL(wn_engine_memory(c.engine, &memory), WN_OK);
         CU_ASSERT(memcmp(&plan, &memory, sizeof plan) == 0);
         CU_ASSERT_STRING_EQUAL(memory.aux_name[0], "probe.first");
@@ -68,7 +70,8 @@ static void memory_is_what_was_planned(void)
 static void absurd_sizes_are_refused(void)
 {
     check_engine c = {0};
-    wn_engine_options options = {.struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 1,
+    wn_engine_options options = {.struct_size = WN_SIZEOF(wn_engine_options),
+                                 .tokens_per_page = 1,
                                  .max_tokens = UINT64_C(1) << 40};
     CU_ASSERT_EQUAL(check_try_open(&c, "", &options), WN_ECONFIG);
     CU_ASSERT(strstr(wn_error_text(), "max_tokens") != NULL);

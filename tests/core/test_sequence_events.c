@@ -12,9 +12,11 @@ static void forks_go_their_own_way(void)
     check_engine c = {0};
     wn_sequence parent, child, fresh;
     float a[ROW], b[ROW], wanted[ROW];
-    check_open(&c, "", &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options),
-                                            .tokens_per_page = 4});
-    check_text text = check_write(&c.model, 20, &random), other = check_write(&c.model, 20, &random);
+    check_open(
+        &c, "",
+        &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 4});
+    check_text text = check_write(&c.model, 20, &random),
+               other = check_write(&c.model, 20, &random);
     memcpy(other.k, text.k, 10 * 16 * 4);
     memcpy(other.v, text.v, 10 * 16 * 4);
     wn_sequence_create(c.engine, &parent);
@@ -46,8 +48,9 @@ static void truncation_forgets(void)
     wn_sequence s;
     float before[ROW], after[ROW];
     int32_t positions[20];
-    check_open(&c, "", &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options),
-                                            .tokens_per_page = 4});
+    check_open(
+        &c, "",
+        &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options), .tokens_per_page = 4});
     check_text text = check_write(&c.model, 20, &random);
     wn_sequence_create(c.engine, &s);
     check_step(&c, s, &text, 0, 9, WN_ITEM_CONTEXT, NULL, NULL);

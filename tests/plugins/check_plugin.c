@@ -102,8 +102,8 @@ void check_plugin_values(const check_plugin *plugin, const check_setting *settin
         const wn_config_field *field = &config->fields[f];
         if (field->default_text == NULL)
             continue;
-        double number = strcmp(field->default_text, "true") == 0 ? 1
-                                                                 : strtod(field->default_text, NULL);
+        double number =
+            strcmp(field->default_text, "true") == 0 ? 1 : strtod(field->default_text, NULL);
         set(field, number, field->default_text, &values[f]);
     }
     for (; settings != NULL && settings->name != NULL; settings++) {

@@ -1,5 +1,5 @@
-/* aux_pool.h: interface winnow.aux_pool/1, for methods that keep memory of their own beside K and V.
- * The KV cache allocates, counts, shares, copies and frees it together with the pages. */
+/* aux_pool.h: interface winnow.aux_pool/1, for methods that keep memory of their own beside K and
+ * V. The KV cache allocates, counts, shares, copies and frees it together with the pages. */
 #ifndef WINNOW_AUX_POOL_H
 #define WINNOW_AUX_POOL_H
 

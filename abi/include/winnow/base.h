@@ -17,7 +17,7 @@
 #define WN_VERSION(major, minor) ((uint32_t)(major) << 16 | (uint32_t)(minor))
 #define WN_ABI_VERSION WN_VERSION(WN_ABI_MAJOR, WN_ABI_MINOR)
 #define WN_VERSION_MAJOR(version) ((version) >> 16)
-#define WN_VERSION_MINOR(version) ((version) & 0xffffu)
+#define WN_VERSION_MINOR(version) ((version)&0xffffu)
 
 #if defined(__cplusplus)
 #define WN_STATIC_ASSERT(condition, name) static_assert(condition, #name)

@@ -31,11 +31,11 @@ typedef struct wn_kv_view {
     float *scale; /* NULL: none. One float32 per page, head and place: survives compaction */
     int64_t page_stride, head_stride, token_stride; /* elements of dtype */
     int64_t scale_page_stride, scale_head_stride;   /* floats */
-    uint32_t dtype;  /* WN_F32, F16, BF16, F8_E4M3, I8 */
-    uint32_t layout; /* WN_LAYOUT_... */
-    uint32_t vec_x;  /* VEC only, else 0 */
-    uint32_t dim;    /* elements per token and head */
-    float tensor_scale; /* 1 where there is none; never 0 */
+    uint32_t dtype;                                 /* WN_F32, F16, BF16, F8_E4M3, I8 */
+    uint32_t layout;                                /* WN_LAYOUT_... */
+    uint32_t vec_x;                                 /* VEC only, else 0 */
+    uint32_t dim;                                   /* elements per token and head */
+    float tensor_scale;                             /* 1 where there is none; never 0 */
     uint32_t reserved;
 } wn_kv_view;
 WN_STRUCT(wn_kv_view, reserved);
@@ -72,7 +72,6 @@ typedef struct wn_landmark_view {
     uint32_t landmark_size;
 } wn_landmark_view;
 WN_STRUCT(wn_landmark_view, landmark_size);
-
 
 /* Keys of a lightning indexer, one vector per token, paged by the KV cache's page ids. A page, at
  * data + page*page_stride bytes, is planar:

@@ -26,8 +26,8 @@ enum {
 
 enum {
     WN_FIELD_REQUIRED = 1, /* must be set by the user; default_text is NULL */
-    WN_FIELD_BUDGET = 2    /* a greater value keeps more; when every BUDGET field is at its greatest,
-                              the method attends to everything. The validator relies on it */
+    WN_FIELD_BUDGET = 2 /* a greater value keeps more; when every BUDGET field is at its greatest,
+                           the method attends to everything. The validator relies on it */
 };
 
 typedef struct wn_config_field {

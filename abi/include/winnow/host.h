@@ -10,8 +10,8 @@ typedef struct wn_host {
     uint32_t struct_size;
     uint32_t abi_min, abi_max; /* range of WN_VERSIONs that this host speaks */
     uint32_t reserved;
-    const char *name;          /* "libwinnow 0.1.0" */
-    wn_error *error;           /* for the entry point's own refusal */
+    const char *name; /* "libwinnow 0.1.0" */
+    wn_error *error;  /* for the entry point's own refusal */
     /* A service's table, or NULL if the host has none of that id. [any] & concurrent */
     const void *(*get_service)(const char *id);
 } wn_host;
@@ -34,7 +34,8 @@ WN_STRUCT(wn_log, write);
 typedef struct wn_memory {
     uint32_t struct_size;
     uint32_t reserved;
-    /* NULL when there is none left. alignment: a power of two; 0: 16. [load] [control] & concurrent */
+    /* NULL when there is none left. alignment: a power of two; 0: 16. [load] [control] & concurrent
+     */
     void *(*allocate)(uint64_t bytes, uint64_t alignment);
     void (*release)(void *memory); /* NULL is fine */
 } wn_memory;

@@ -15,7 +15,8 @@ typedef struct wn_kernel_hook_interface {
     wn_status (*tile_policy)(void *instance, const wn_step_args *args, wn_tile_policy *out);
     /* A whole attention kernel. attend holds what the built-in kernel would have been given,
      * selection and tile policy of other plugins included; must write out and, where asked for,
-     * lse, for every row of the requests. Required with ATTEND. [step] & capture-safe & concurrent */
+     * lse, for every row of the requests. Required with ATTEND. [step] & capture-safe & concurrent
+     */
     wn_status (*attend)(void *instance, const wn_step_args *args, const wn_attend_args *attend);
 } wn_kernel_hook_interface;
 WN_STRUCT(wn_kernel_hook_interface, attend);

@@ -26,9 +26,10 @@ typedef struct wn_model {
     uint32_t rope;         /* WN_ROPE_... */
     uint32_t rope_dim;     /* rotated channels, even, <= head_dim; 0: head_dim */
     uint32_t rope_offset;  /* first rotated channel */
-    /* 1: multi-head latent attention in its absorbed form. num_kv_heads is 1, one vector per token is
-     * cached, and V is its first v_head_dim channels (DeepSeek: head_dim 576, v_head_dim 512, the
-     * last 64 rotated, interleaved). The softmax scale is the model's own, never head_dim^-0.5. */
+    /* 1: multi-head latent attention in its absorbed form. num_kv_heads is 1, one vector per token
+     * is cached, and V is its first v_head_dim channels (DeepSeek: head_dim 576, v_head_dim 512,
+     * the last 64 rotated, interleaved). The softmax scale is the model's own, never head_dim^-0.5.
+     */
     uint32_t mla;
     /* Geometry of the model's own lightning indexer (DeepSeek-V3.2: 64, 128, 2048); 0: not known.
      * Methods take it for keys that the user leaves out. */
@@ -36,7 +37,8 @@ typedef struct wn_model {
     uint32_t index_head_dim;
     uint32_t index_topk;
     uint32_t reserved;
-    const float *rope_inverse_frequency; /* [rope_dim/2] for scaled RoPE; NULL: theta^(-2i/rope_dim) */
+    const float
+        *rope_inverse_frequency; /* [rope_dim/2] for scaled RoPE; NULL: theta^(-2i/rope_dim) */
     /* [num_layers] the numbers that the layers carry in the model's own names
      * ("model.layers.N.self_attn"); NULL: 0, 1, 2 ... Per-layer rules match these. */
     const uint32_t *layer_number;

@@ -14,8 +14,8 @@
  *
  * Conventions: softmax statistics are natural-log. A row that sees no key gives output 0 and LSE
  * -inf, sinks or not. In attention: scale, ALiBi, soft cap, mask, softmax; sinks join the
- * denominator once; a NaN score makes its row NaN, and no other. In selections -0 equals +0, ties go
- * to the lower index, NaN scores count as -inf, and -inf is never selected. */
+ * denominator once; a NaN score makes its row NaN, and no other. In selections -0 equals +0, ties
+ * go to the lower index, NaN scores count as -inf, and -inf is never selected. */
 #ifndef WINNOW_OPS_H
 #define WINNOW_OPS_H
 
@@ -28,7 +28,7 @@
 
 #define WN_MAX_HEAD_DIM 1024
 #define WN_MAX_VOTING_ROWS 1024 /* of one voting unit, see wn_tile_policy */
-#define WN_MAX_WINDOW_ROWS 4096 /* window queries times query heads per KV head: wn_window_scores */
+#define WN_MAX_WINDOW_ROWS 4096 /* window queries times query heads per KV head */
 
 /* ---------------------------------------------------------------- cache family */
 
@@ -42,11 +42,11 @@ typedef struct wn_append_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_tensor q;             /* [tokens, num_heads, head_dim]; data NULL: q is not rotated here */
-    wn_tensor q_out;         /* like q; may be q itself */
-    wn_tensor k;             /* [tokens, num_kv_heads, head_dim]; F32, F16, BF16; data NULL: no k, v */
-    wn_tensor v;             /* [tokens, num_kv_heads, v_head_dim]; data NULL: V is a part of K (MLA) */
-    wn_kv_view k_cache;      /* written, scales included */
+    wn_tensor q;        /* [tokens, num_heads, head_dim]; data NULL: q is not rotated here */
+    wn_tensor q_out;    /* like q; may be q itself */
+    wn_tensor k;        /* [tokens, num_kv_heads, head_dim]; F32, F16, BF16; data NULL: no k, v */
+    wn_tensor v;        /* [tokens, num_kv_heads, v_head_dim]; data NULL: V is a part of K (MLA) */
+    wn_kv_view k_cache; /* written, scales included */
     wn_kv_view v_cache;
     const int64_t *slot;     /* [tokens] page * tokens_per_page + place; negative: skip the token */
     const int32_t *position; /* [tokens] logical, for RoPE and key_position */
@@ -54,7 +54,7 @@ typedef struct wn_append_args {
     int64_t key_position_page_stride, key_position_head_stride;
     const float *rope_inverse_frequency; /* [rope_dim/2] or NULL: rope_theta^(-2i/rope_dim) */
     float rope_theta;
-    uint32_t rope;           /* WN_ROPE_... */
+    uint32_t rope; /* WN_ROPE_... */
     uint32_t rope_dim, rope_offset;
     uint32_t tokens_per_page;
     uint32_t num_tokens;
@@ -70,10 +70,10 @@ typedef struct wn_compact_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_paged_kv kv;          /* kv.length: physical length before */
-    const int32_t *indices;  /* slots to keep, strictly ascending; head h, request b:
-                                indices[h*head_stride + offsets[b] .. offsets[b+1]) */
-    const int32_t *offsets;  /* [batch + 1] */
+    wn_paged_kv kv;         /* kv.length: physical length before */
+    const int32_t *indices; /* slots to keep, strictly ascending; head h, request b:
+                               indices[h*head_stride + offsets[b] .. offsets[b+1]) */
+    const int32_t *offsets; /* [batch + 1] */
     int64_t head_stride;
     const int32_t *destination; /* [batch] first slot to fill; NULL: 0 (to the front). To the end of
                                    a prompt of P: P - n. destination + i must be on the same side
@@ -92,13 +92,13 @@ typedef struct wn_gather_pages_args {
     const wn_selection *selection; /* physical, one row per request */
     const int32_t *page_table;     /* [batch, page_table_stride] */
     int64_t page_table_stride;
-    const int32_t *length;         /* [batch] physical */
+    const int32_t *length; /* [batch] physical */
     uint32_t batch, num_kv_heads, tokens_per_page, reserved1;
-    int32_t *pages;        /* out [num_kv_heads, batch, pages_stride] page ids, rest untouched */
-    int64_t pages_stride;  /* >= ceil(longest / tokens_per_page) */
-    int32_t *page_count;   /* out [num_kv_heads, batch] */
-    int32_t *page_length;  /* out [num_kv_heads, batch] tokens in those pages: only the last page of
-                              the request can be partial */
+    int32_t *pages;       /* out [num_kv_heads, batch, pages_stride] page ids, rest untouched */
+    int64_t pages_stride; /* >= ceil(longest / tokens_per_page) */
+    int32_t *page_count;  /* out [num_kv_heads, batch] */
+    int32_t *page_length; /* out [num_kv_heads, batch] tokens in those pages: only the last page of
+                             the request can be partial */
 } wn_gather_pages_args;
 WN_STRUCT(wn_gather_pages_args, page_length);
 
@@ -110,8 +110,8 @@ typedef struct wn_copy_pages_args {
     void *stream;
     wn_error *error;
     void *pool;
-    int64_t page_bytes;       /* distance between pages and size of one */
-    const int32_t *source;    /* [count] page ids; no page is both a source and a destination */
+    int64_t page_bytes;    /* distance between pages and size of one */
+    const int32_t *source; /* [count] page ids; no page is both a source and a destination */
     const int32_t *destination;
     int64_t count;
 } wn_copy_pages_args;
@@ -122,11 +122,11 @@ WN_STRUCT(wn_copy_pages_args, count);
 /* Statistics of one tile (tile_q query rows by tile_k keys) for a voting function. */
 typedef struct wn_tile_stats {
     uint32_t struct_size;
-    uint32_t rows;            /* rows that vote; rows which see no key of the tile do not */
-    const double *tile_max;   /* [rows] greatest masked score of each row in this tile */
+    uint32_t rows;             /* rows that vote; rows which see no key of the tile do not */
+    const double *tile_max;    /* [rows] greatest masked score of each row in this tile */
     const double *running_max; /* [rows] greatest of the tiles kept so far and this one */
-    int32_t request, head;    /* head: query head in context, KV head in generation */
-    int64_t first_key;        /* ordinal of the tile's first key among the keys attended to */
+    int32_t request, head;     /* head: query head in context, KV head in generation */
+    int64_t first_key;         /* ordinal of the tile's first key among the keys attended to */
 } wn_tile_stats;
 WN_STRUCT(wn_tile_stats, first_key);
 
@@ -154,8 +154,8 @@ enum {
 
 typedef struct wn_tile_policy {
     uint32_t struct_size;
-    uint32_t kind;        /* WN_TILE_... */
-    uint32_t flags;       /* WN_TILE_TWO_PASS */
+    uint32_t kind;  /* WN_TILE_... */
+    uint32_t flags; /* WN_TILE_TWO_PASS */
     uint32_t reserved;
     uint32_t tile_q;      /* query tokens per tile, 1 .. 64, context only; 0: 64 */
     uint32_t tile_k;      /* keys per tile, 1 .. 256; 0: 64 */
@@ -168,7 +168,7 @@ WN_STRUCT(wn_tile_policy, vote);
 /* Integer counters of one voting unit's head, added to atomically. Embedded by value: frozen. */
 typedef struct wn_attend_counters {
     int64_t tiles_seen, tiles_skipped;
-    int64_t keys_read;   /* rows of K read: generation once per group, context once per query tile */
+    int64_t keys_read; /* rows of K read: generation once per group, context once per query tile */
     int64_t values_read; /* rows of V read: keys_read less those of skipped tiles */
 } wn_attend_counters;
 WN_STRUCT(wn_attend_counters, values_read);
@@ -189,25 +189,26 @@ typedef struct wn_attend_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_tensor q;                 /* [rows, num_heads, head_dim] F32, F16, BF16 */
-    const int32_t *q_begin;      /* [batch] first row of q of each request */
-    const int32_t *q_len;        /* [batch] query tokens; 0 is allowed, and so is q_len > length */
-    const int32_t *q_position;   /* [rows] logical, or NULL */
+    wn_tensor q;               /* [rows, num_heads, head_dim] F32, F16, BF16 */
+    const int32_t *q_begin;    /* [batch] first row of q of each request */
+    const int32_t *q_len;      /* [batch] query tokens; 0 is allowed, and so is q_len > length */
+    const int32_t *q_position; /* [rows] logical, or NULL */
     wn_paged_kv kv;
-    uint32_t causal;             /* 1 or 0 */
-    int32_t window;              /* newest positions visible, the query's own included; 0: all */
-    int32_t token_sinks;         /* first positions always visible, with window > 0 */
+    uint32_t causal;     /* 1 or 0 */
+    int32_t window;      /* newest positions visible, the query's own included; 0: all */
+    int32_t token_sinks; /* first positions always visible, with window > 0 */
     float softmax_scale;
-    float soft_cap;              /* c * tanh(s / c); 0: off */
-    uint32_t granularity;        /* WN_GRANULARITY_... of the selection */
-    const float *alibi_slopes;   /* [num_heads], adds slope * (p(j) - P(i)); NULL: off */
-    const float *sinks;          /* [num_heads] logits that join the denominator; NULL: off */
+    float soft_cap;                /* c * tanh(s / c); 0: off */
+    uint32_t granularity;          /* WN_GRANULARITY_... of the selection */
+    const float *alibi_slopes;     /* [num_heads], adds slope * (p(j) - P(i)); NULL: off */
+    const float *sinks;            /* [num_heads] logits that join the denominator; NULL: off */
     const wn_selection *selection; /* physical, WN_SELECTION_SORTED, no duplicates; NULL: dense */
     const int32_t *selection_row;  /* [batch] first row of each request in the selection */
-    const wn_tile_policy *tile;  /* NULL: none */
-    wn_tensor out;               /* [rows, num_heads, v_head_dim], written for the requests' rows */
-    wn_tensor lse;               /* F32 [rows, num_heads]; data NULL: not wanted */
-    wn_attend_counters *counters; /* [num_heads] in context, [num_kv_heads] in generation; or NULL */
+    const wn_tile_policy *tile;    /* NULL: none */
+    wn_tensor out; /* [rows, num_heads, v_head_dim], written for the requests' rows */
+    wn_tensor lse; /* F32 [rows, num_heads]; data NULL: not wanted */
+    wn_attend_counters
+        *counters; /* [num_heads] in context, [num_kv_heads] in generation; or NULL */
 } wn_attend_args;
 WN_STRUCT(wn_attend_args, counters);
 
@@ -235,11 +236,11 @@ typedef struct wn_mla_scope {
     int64_t page_table_stride;
     /* [rows] keys that a row may use: slots below it; with pool slots, the pool's size. */
     const int32_t *limit;
-    const int32_t *indices;    /* [rows, indices_stride]; NULL: every slot below the limit (dense);
-                                  count and width then mean nothing */
+    const int32_t *indices; /* [rows, indices_stride]; NULL: every slot below the limit (dense);
+                               count and width then mean nothing */
     int64_t indices_stride;
-    const int32_t *count;      /* [rows] leading entries that are meant, 0 .. width; NULL: width */
-    uint32_t width;            /* entries per row */
+    const int32_t *count; /* [rows] leading entries that are meant, 0 .. width; NULL: width */
+    uint32_t width;       /* entries per row */
     uint32_t tokens_per_page;
 } wn_mla_scope;
 WN_STRUCT(wn_mla_scope, tokens_per_page);
@@ -261,12 +262,12 @@ typedef struct wn_mla_args {
     uint32_t v_dim;             /* <= dim */
     uint32_t num_scopes;        /* 1 or 2 */
     wn_mla_scope scope[2];
-    const float *sinks;         /* [num_heads] or NULL; -inf: none, +inf: output 0 */
+    const float *sinks; /* [num_heads] or NULL; -inf: none, +inf: output 0 */
     float softmax_scale;
     uint32_t reserved1;
-    wn_tensor out;              /* [rows, num_heads, v_dim]; F32 for partial results */
-    wn_tensor lse;              /* F32 [rows, num_heads]; data NULL: not wanted */
-    wn_tensor max_logits;       /* F32 [rows, num_heads]; data NULL: not wanted */
+    wn_tensor out;        /* [rows, num_heads, v_dim]; F32 for partial results */
+    wn_tensor lse;        /* F32 [rows, num_heads]; data NULL: not wanted */
+    wn_tensor max_logits; /* F32 [rows, num_heads]; data NULL: not wanted */
 } wn_mla_args;
 WN_STRUCT(wn_mla_args, max_logits);
 
@@ -286,11 +287,11 @@ typedef struct wn_window_scores_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_tensor q;      /* [batch, window, num_heads, head_dim]: the queries of slots L-window .. L-1 */
-    wn_paged_kv kv;   /* only K is read */
+    wn_tensor q;    /* [batch, window, num_heads, head_dim]: the queries of slots L-window .. L-1 */
+    wn_paged_kv kv; /* only K is read */
     float softmax_scale;
     uint32_t normalise; /* WN_SCORES_... */
-    wn_tensor scores; /* out F32 [batch, num_kv_heads, >= longest n]; beyond n: untouched */
+    wn_tensor scores;   /* out F32 [batch, num_kv_heads, >= longest n]; beyond n: untouched */
 } wn_window_scores_args;
 WN_STRUCT(wn_window_scores_args, scores);
 
@@ -338,11 +339,11 @@ typedef struct wn_landmark_update_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_paged_kv kv;       /* only K is read */
-    const int32_t *begin; /* [batch] */
+    wn_paged_kv kv;             /* only K is read */
+    const int32_t *begin;       /* [batch] */
     wn_landmark_view landmarks; /* written */
-    /* Entry e of request b and KV head h is slot gather[b*gather_stride + h*gather_head_stride + e],
-     * passed over if negative; NULL: entry e is slot e. */
+    /* Entry e of request b and KV head h is slot gather[b*gather_stride + h*gather_head_stride +
+     * e], passed over if negative; NULL: entry e is slot e. */
     const int32_t *gather;
     int64_t gather_stride, gather_head_stride;
     const int32_t *count; /* [batch] entries; NULL: kv.length */
@@ -353,8 +354,8 @@ typedef struct wn_landmark_update_args {
 } wn_landmark_update_args;
 WN_STRUCT(wn_landmark_update_args, reserved1);
 
-/* PLAIN: softmax_scale. SPARQ: 1 / sqrt(head_dim * sum over counted c of |q_h[c]| / sum over all c),
- * per query head, in its place (SparQ's correction for the channels left out). */
+/* PLAIN: softmax_scale. SPARQ: 1 / sqrt(head_dim * sum over counted c of |q_h[c]| / sum over all
+ * c), per query head, in its place (SparQ's correction for the channels left out). */
 enum { WN_TEMPERATURE_PLAIN = 0, WN_TEMPERATURE_SPARQ = 1 };
 
 /* How promising each landmark is for one query per request (RocketKV's second stage; sources in
@@ -369,17 +370,17 @@ typedef struct wn_landmark_scores_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_tensor q;              /* [rows, num_heads, head_dim] */
-    const int32_t *q_row;     /* [batch] the row of q that asks for each request; negative: none */
+    wn_tensor q;          /* [rows, num_heads, head_dim] */
+    const int32_t *q_row; /* [batch] the row of q that asks for each request; negative: none */
     wn_landmark_view landmarks;
     const int32_t *page_table; /* [batch, page_table_stride] */
     int64_t page_table_stride;
-    const int32_t *count;     /* [batch] landmarks of each request */
+    const int32_t *count; /* [batch] landmarks of each request */
     uint32_t batch, num_kv_heads, tokens_per_page;
-    uint32_t topr;            /* >= head_dim: all channels */
+    uint32_t topr; /* >= head_dim: all channels */
     float softmax_scale;
-    uint32_t temperature;     /* WN_TEMPERATURE_... */
-    wn_tensor scores;         /* out F32 [batch, num_kv_heads, >= greatest count] */
+    uint32_t temperature; /* WN_TEMPERATURE_... */
+    wn_tensor scores;     /* out F32 [batch, num_kv_heads, >= greatest count] */
     /* [batch] tokens behind the landmarks: then the softmax is over tokens, landmark l standing for
      * min(landmark_size, length - l*landmark_size) of them, and the score is one token's. NULL: the
      * softmax is over landmarks. */
@@ -387,14 +388,12 @@ typedef struct wn_landmark_scores_args {
 } wn_landmark_scores_args;
 WN_STRUCT(wn_landmark_scores_args, length);
 
-/* How a scale is found for a block of values whose greatest magnitude is amax >= least_amax (smaller
- * ones are raised to it); greatest: 448 for e4m3, 57344 e5m2, 127 int8. In float32, as the reference
- * systems do:
- *   READ          it is given
- *   EXACT         amax / greatest
- *   POWER_OF_TWO  the least power of two that is not below amax * float32(1 / greatest)
- * Where that is 0 (a block of zeros with least_amax 0) the scale is 1. Infinities and NaN do not
- * count for amax: the one saturates, the other stays NaN (0 in int8). */
+/* How a scale is found for a block of values whose greatest magnitude is amax >= least_amax
+ * (smaller ones are raised to it); greatest: 448 for e4m3, 57344 e5m2, 127 int8. In float32, as the
+ * reference systems do: READ          it is given EXACT         amax / greatest POWER_OF_TWO  the
+ * least power of two that is not below amax * float32(1 / greatest) Where that is 0 (a block of
+ * zeros with least_amax 0) the scale is 1. Infinities and NaN do not count for amax: the one
+ * saturates, the other stays NaN (0 in int8). */
 enum { WN_SCALE_READ = 0, WN_SCALE_EXACT = 1, WN_SCALE_POWER_OF_TWO = 2 };
 
 /* Rounds to a narrower dtype (to nearest even, saturating for e4m3 and int8; e5m2 saturates too).
@@ -405,8 +404,8 @@ typedef struct wn_quantise_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_tensor in;       /* [rows, n] F32, F16, BF16 */
-    wn_tensor out;      /* [rows, n] F32, F16, BF16, F8_E4M3, F8_E5M2, I8 */
+    wn_tensor in;        /* [rows, n] F32, F16, BF16 */
+    wn_tensor out;       /* [rows, n] F32, F16, BF16, F8_E4M3, F8_E5M2, I8 */
     float *scale;        /* [rows, n / block]; NULL: 1. Written unless scale_rule is READ */
     uint32_t scale_rule; /* WN_SCALE_... */
     uint32_t block;      /* channels per scale, divides n; 0: n */
@@ -435,12 +434,12 @@ typedef struct wn_rope_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_tensor in;            /* [tokens, heads, dim] F32, F16, BF16 */
-    wn_tensor out;           /* like in; may be in itself */
-    const int32_t *position; /* [tokens] */
+    wn_tensor in;                        /* [tokens, heads, dim] F32, F16, BF16 */
+    wn_tensor out;                       /* like in; may be in itself */
+    const int32_t *position;             /* [tokens] */
     const float *rope_inverse_frequency; /* [rope_dim/2] or NULL: rope_theta^(-2i/rope_dim) */
     float rope_theta;
-    uint32_t rope;           /* WN_ROPE_HALF_SPLIT, WN_ROPE_INTERLEAVED */
+    uint32_t rope; /* WN_ROPE_HALF_SPLIT, WN_ROPE_INTERLEAVED */
     uint32_t rope_dim, rope_offset;
 } wn_rope_args;
 WN_STRUCT(wn_rope_args, rope_offset);
@@ -465,10 +464,10 @@ typedef struct wn_indexer_append_args {
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_tensor k;            /* [tokens, dim] F32, F16, BF16 */
-    const int64_t *slot;    /* [tokens] page * tokens_per_page + place; negative: skip the token */
-    wn_indexer_view keys;   /* written */
-    uint32_t scale_rule;    /* WN_SCALE_EXACT, WN_SCALE_POWER_OF_TWO; ignored for bfloat16 keys */
+    wn_tensor k;          /* [tokens, dim] F32, F16, BF16 */
+    const int64_t *slot;  /* [tokens] page * tokens_per_page + place; negative: skip the token */
+    wn_indexer_view keys; /* written */
+    uint32_t scale_rule;  /* WN_SCALE_EXACT, WN_SCALE_POWER_OF_TWO; ignored for bfloat16 keys */
     float least_amax;
 } wn_indexer_append_args;
 WN_STRUCT(wn_indexer_append_args, least_amax);
@@ -479,31 +478,32 @@ WN_STRUCT(wn_indexer_append_args, least_amax);
  *                 max(q[t,h] . key_j, 0)
  * in double, rounded to float32 once; max(NaN, 0) is NaN. Weights may be negative, so scores are
  * signed. Query token i of request b, with length L and n = q_len[b], may see slots
- * j < L - n + i + 1, and, where bounds are given, first[t] <= j < end[t]. Ties and NaN as for topk. */
+ * j < L - n + i + 1, and, where bounds are given, first[t] <= j < end[t]. Ties and NaN as for topk.
+ */
 typedef struct wn_indexer_topk_args {
     uint32_t struct_size;
     uint32_t reserved;
     const wn_executor *executor;
     void *stream;
     wn_error *error;
-    wn_tensor q;              /* [rows, heads, dim] F32, F16, BF16, F8_E4M3 */
-    const float *q_scale;     /* [rows, heads] contiguous; NULL: 1 */
-    wn_tensor weights;        /* F32 [rows, heads] */
+    wn_tensor q;          /* [rows, heads, dim] F32, F16, BF16, F8_E4M3 */
+    const float *q_scale; /* [rows, heads] contiguous; NULL: 1 */
+    wn_tensor weights;    /* F32 [rows, heads] */
     wn_indexer_view keys;
     const int32_t *page_table; /* [batch, page_table_stride] */
     int64_t page_table_stride;
     const int32_t *q_begin, *q_len; /* [batch] rows of q of each request */
-    const int32_t *length;    /* [batch] keys of each request, the step's new ones included */
-    const int32_t *first, *end; /* [rows] extra bounds on slots, or both NULL */
+    const int32_t *length;          /* [batch] keys of each request, the step's new ones included */
+    const int32_t *first, *end;     /* [rows] extra bounds on slots, or both NULL */
     uint32_t batch;
-    float weight_scale;       /* e.g. heads^-1/2 * dim^-1/2 */
-    wn_tensor indices;        /* out I32 [rows, k]: slots, ascending, padded with -1 */
-    int32_t *count;           /* out [rows], or NULL */
-    float *workspace;         /* [rows, k] contiguous */
-    wn_tensor scores;         /* out F32 [rows, >= longest length], written for the requests' rows
-                                 in their whole width, -inf in slots that a row does not see; for
-                                 tests and reports; data NULL: not wanted */
-    int64_t *nan_count;       /* added to atomically; or NULL */
+    float weight_scale; /* e.g. heads^-1/2 * dim^-1/2 */
+    wn_tensor indices;  /* out I32 [rows, k]: slots, ascending, padded with -1 */
+    int32_t *count;     /* out [rows], or NULL */
+    float *workspace;   /* [rows, k] contiguous */
+    wn_tensor scores;   /* out F32 [rows, >= longest length], written for the requests' rows
+                           in their whole width, -inf in slots that a row does not see; for
+                           tests and reports; data NULL: not wanted */
+    int64_t *nan_count; /* added to atomically; or NULL */
 } wn_indexer_topk_args;
 WN_STRUCT(wn_indexer_topk_args, nan_count);
 

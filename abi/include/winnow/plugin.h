@@ -67,12 +67,7 @@ typedef struct wn_interface {
     WN_STATIC_ASSERT(sizeof(algorithm_) <= 64, wn_algorithm_is_at_most_63_characters)
 
 /* Bits of wn_note.interfaces. */
-enum {
-    WN_HAS_CONFIG = 1,
-    WN_HAS_PREDICTOR = 2,
-    WN_HAS_AUX_POOL = 4,
-    WN_HAS_KERNEL_HOOK = 8
-};
+enum { WN_HAS_CONFIG = 1, WN_HAS_PREDICTOR = 2, WN_HAS_AUX_POOL = 4, WN_HAS_KERNEL_HOOK = 8 };
 
 /* An ELF note: name "Winnow", type WN_NOTE_TYPE, descriptor = everything from `format` on. Strings
  * are NUL-terminated within their arrays. */
@@ -82,11 +77,11 @@ enum {
 #define WN_NOTE_FORMAT 1u
 
 typedef struct wn_note {
-    uint32_t format;       /* WN_NOTE_FORMAT */
-    uint32_t abi_built;    /* WN_ABI_VERSION of the headers it was built with */
-    uint32_t abi_least;    /* least that it can work with */
-    uint32_t interfaces;   /* WN_HAS_... */
-    uint32_t devices;      /* WN_DEVICES_... */
+    uint32_t format;                  /* WN_NOTE_FORMAT */
+    uint32_t abi_built;               /* WN_ABI_VERSION of the headers it was built with */
+    uint32_t abi_least;               /* least that it can work with */
+    uint32_t interfaces;              /* WN_HAS_... */
+    uint32_t devices;                 /* WN_DEVICES_... */
     uint32_t layout_low, layout_high; /* WN_ABI_LAYOUT of the headers it was built with */
     uint32_t reserved;
     char algorithm[64];
@@ -107,9 +102,12 @@ WN_STRUCT(wn_note_record, note);
  *   WN_PLUGIN_NOTE("window", "1.0", "MIT", WN_HAS_CONFIG | WN_HAS_PREDICTOR, WN_DEVICES_CPU,
  *                  "sliding window with token sinks"); */
 #define WN_PLUGIN_NOTE(algorithm_, version_, license_, interfaces_, devices_, summary_)            \
-    __attribute__((used, aligned(4), section(WN_NOTE_SECTION)))                                    \
-    static const wn_note_record wn_plugin_note = {                                                 \
-        8, (uint32_t)sizeof(wn_note), WN_NOTE_TYPE, WN_NOTE_NAME,                                  \
+    __attribute__((used, aligned(4),                                                               \
+                   section(WN_NOTE_SECTION))) static const wn_note_record wn_plugin_note = {       \
+        8,                                                                                         \
+        (uint32_t)sizeof(wn_note),                                                                 \
+        WN_NOTE_TYPE,                                                                              \
+        WN_NOTE_NAME,                                                                              \
         {WN_NOTE_FORMAT, WN_ABI_VERSION, WN_ABI_VERSION, (interfaces_), (devices_),                \
          (uint32_t)(WN_ABI_LAYOUT & 0xffffffffu), (uint32_t)(WN_ABI_LAYOUT >> 32), 0, algorithm_,  \
          version_, license_, summary_}}

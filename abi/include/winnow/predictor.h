@@ -22,9 +22,9 @@ WN_STRUCT(wn_step_limits, tokens_per_page);
 typedef struct wn_step_bounds {
     uint32_t struct_size;
     uint32_t reserved;
-    uint64_t retain_indices; /* int32 entries, all heads */
-    uint64_t select_indices; /* int32 entries, all heads */
-    uint64_t select_offsets; /* int32 entries; 0 for the fixed form */
+    uint64_t retain_indices;  /* int32 entries, all heads */
+    uint64_t select_indices;  /* int32 entries, all heads */
+    uint64_t select_offsets;  /* int32 entries; 0 for the fixed form */
     uint64_t workspace_bytes; /* for any of the plugin's calls on this layer and phase */
     uint64_t step_bytes;      /* memory that lives from layer to layer within one step */
 } wn_step_bounds;
@@ -41,8 +41,8 @@ typedef struct wn_sequence_event {
     uint32_t struct_size;
     uint32_t kind; /* WN_EVENT_... */
     int64_t sequence;
-    int64_t parent;  /* FORK, else 0 */
-    int32_t length;  /* logical length after the event */
+    int64_t parent; /* FORK, else 0 */
+    int32_t length; /* logical length after the event */
     int32_t reserved;
 } wn_sequence_event;
 WN_STRUCT(wn_sequence_event, reserved);

@@ -37,7 +37,8 @@ typedef struct wn_selection {
     int64_t head_stride;  /* entries between the lists of two heads; 0: shared */
     int32_t *indices;     /* host's buffer of `capacity` entries */
     int64_t capacity;
-    int32_t *offsets; /* host's buffer of offsets_capacity entries; set to NULL for the fixed form */
+    int32_t
+        *offsets; /* host's buffer of offsets_capacity entries; set to NULL for the fixed form */
     int64_t offsets_capacity;
 } wn_selection;
 WN_STRUCT(wn_selection, offsets_capacity);

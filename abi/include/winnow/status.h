@@ -53,7 +53,8 @@ WN_STRUCT(wn_error, text);
 #if defined(__GNUC__)
 __attribute__((unused, format(printf, 3, 4)))
 #endif
-static wn_status wn_fail(wn_error *error, wn_status status, const char *format, ...)
+static wn_status
+wn_fail(wn_error *error, wn_status status, const char *format, ...)
 {
     va_list arguments;
     if (error != NULL && error->text != NULL && error->capacity > 0) {

@@ -39,10 +39,10 @@ typedef struct wn_step_args {
     uint32_t phase; /* WN_PHASE_...; a mixed step is split into one call per phase */
     uint32_t batch; /* requests in this call */
     const wn_model *model;
-    wn_tensor q;              /* [tokens, num_heads, head_dim], after RoPE */
-    const int32_t *q_begin;   /* first row of q of each request */
-    const int32_t *q_len;     /* new tokens of each request; 0 is allowed */
-    const int32_t *position;  /* [tokens] logical position of each row of q */
+    wn_tensor q;                   /* [tokens, num_heads, head_dim], after RoPE */
+    const int32_t *q_begin;        /* first row of q of each request */
+    const int32_t *q_len;          /* new tokens of each request; 0 is allowed */
+    const int32_t *position;       /* [tokens] logical position of each row of q */
     const int32_t *logical_length; /* tokens the sequence has seen, the new ones included */
     /* First slot that was written or moved since the last observe; [dirty_begin, kv.length) is
      * what observe() has to bring up to date. */
@@ -59,10 +59,10 @@ typedef struct wn_step_args {
     uint32_t device; /* WN_DEVICE_... */
     void *workspace; /* of the size that bounds() asked for, 64-byte aligned, contents undefined */
     uint64_t workspace_bytes;
-    /* This method's own memory for one step, of the size that bounds() asked for as step_bytes: what
-     * one layer's call leaves there, the calls of later layers of the same step find (a selection
-     * that several layers share). Each phase has its own. Undefined before a method's first call in
-     * a step. */
+    /* This method's own memory for one step, of the size that bounds() asked for as step_bytes:
+     * what one layer's call leaves there, the calls of later layers of the same step find (a
+     * selection that several layers share). Each phase has its own. Undefined before a method's
+     * first call in a step. */
     void *step_memory;
     uint64_t step_memory_bytes;
     const wn_ops *ops;

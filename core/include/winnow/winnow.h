@@ -136,7 +136,7 @@ typedef struct wn_engine_options {
     /* 1: keep the logical position of every key, so that positions given with wn_batch_begin may
      * have gaps. Layers that evict keep them anyway. 4 bytes per token, KV head and layer. */
     uint32_t keep_positions;
-    const char *layout;       /* "hnd", "nhd", "vec" ["hnd"]; copied */
+    const char *layout;          /* "hnd", "nhd", "vec" ["hnd"]; copied */
     const wn_executor *executor; /* NULL: OpenMP. Must outlive the engine */
 } wn_engine_options;
 WN_STRUCT(wn_engine_options, executor);
@@ -152,7 +152,7 @@ WN_EXPORT wn_status wn_engine_free(wn_engine *engine);
 /* Bytes that an engine takes, to the byte, before anything is allocated. */
 typedef struct wn_memory_plan {
     uint32_t struct_size;
-    uint32_t num_aux;       /* entries used in aux_name, aux_bytes */
+    uint32_t num_aux; /* entries used in aux_name, aux_bytes */
     uint64_t k_bytes, v_bytes;
     uint64_t scale_bytes;    /* scales of quantised caches */
     uint64_t position_bytes; /* logical positions, for layers that evict */
@@ -182,7 +182,8 @@ WN_EXPORT const char *wn_engine_plan(const wn_engine *engine);
 typedef int64_t wn_sequence;
 
 WN_EXPORT wn_status wn_sequence_create(wn_engine *engine, wn_sequence *sequence);
-/* A copy that shares pages until one of both writes to them. WN_EBUSY while parent is in a batch. */
+/* A copy that shares pages until one of both writes to them. WN_EBUSY while parent is in a batch.
+ */
 WN_EXPORT wn_status wn_sequence_fork(wn_engine *engine, wn_sequence parent, wn_sequence *child);
 /* Forgets tokens from the end, down to `length` tokens in all. WN_ERANGE if that would reach into
  * tokens among which an eviction has chosen. */
@@ -214,8 +215,8 @@ typedef struct wn_batch_item {
     wn_sequence sequence;
     int32_t num_tokens; /* >= 0 */
     int32_t reserved;
-    /* [num_tokens] logical positions, ascending, beyond all earlier ones; NULL: go on from where the
-     * sequence is. Gaps need wn_engine_options.keep_positions. */
+    /* [num_tokens] logical positions, ascending, beyond all earlier ones; NULL: go on from where
+     * the sequence is. Gaps need wn_engine_options.keep_positions. */
     const int32_t *positions;
 } wn_batch_item;
 WN_STRUCT(wn_batch_item, positions);
@@ -246,14 +247,14 @@ typedef struct wn_attention_args {
     wn_tensor k;    /* [tokens, num_kv_heads, head_dim] */
     wn_tensor v;    /* [tokens, num_kv_heads, v_head_dim]; MLA: absent */
     wn_tensor qkv;
-    wn_tensor out;  /* [tokens, num_heads, v_head_dim]; padding rows become 0 */
-    wn_tensor lse;  /* F32 [tokens, num_heads]; padding rows become -inf. Optional */
-    float softmax_scale; /* 0: the model's */
-    float soft_cap;      /* c * tanh(s / c); 0: off */
-    int32_t window;      /* newest positions visible, own included; 0: all */
-    int32_t token_sinks; /* first positions visible beside the window */
-    float k_scale, v_scale; /* quantised caches: per-tensor scales instead of one per token and
-                               head; the same at every call of a layer. 0: per token and head */
+    wn_tensor out;             /* [tokens, num_heads, v_head_dim]; padding rows become 0 */
+    wn_tensor lse;             /* F32 [tokens, num_heads]; padding rows become -inf. Optional */
+    float softmax_scale;       /* 0: the model's */
+    float soft_cap;            /* c * tanh(s / c); 0: off */
+    int32_t window;            /* newest positions visible, own included; 0: all */
+    int32_t token_sinks;       /* first positions visible beside the window */
+    float k_scale, v_scale;    /* quantised caches: per-tensor scales instead of one per token and
+                                  head; the same at every call of a layer. 0: per token and head */
     const float *alibi_slopes; /* [num_heads] or NULL */
     const float *sinks;        /* [num_heads] logits in the denominator, or NULL */
     /* [num_inputs] extra inputs of model-native methods, in the call that attends; one that only
@@ -281,9 +282,9 @@ WN_EXPORT wn_status wn_batch_abort(wn_batch *batch);
 typedef struct wn_choice {
     uint32_t struct_size;
     uint32_t phase;
-    const wn_selection *select; /* NULL: dense */
-    const int32_t *select_row;  /* [items of the phase] first row of each */
-    const wn_selection *retain; /* NULL: nothing was evicted */
+    const wn_selection *select;  /* NULL: dense */
+    const int32_t *select_row;   /* [items of the phase] first row of each */
+    const wn_selection *retain;  /* NULL: nothing was evicted */
     const uint32_t *retain_item; /* [retain->rows] index into the batch's items */
     const uint32_t *item;        /* [num_items] the phase's items, as indices into the batch's */
     uint64_t num_items;
@@ -299,18 +300,18 @@ WN_EXPORT wn_status wn_batch_choice(const wn_batch *batch, wn_choice *choice);
 typedef struct wn_counters {
     uint32_t struct_size;
     uint32_t reserved;
-    uint64_t calls;            /* wn_attention calls that had requests in this phase */
+    uint64_t calls; /* wn_attention calls that had requests in this phase */
     uint64_t query_tokens;
-    uint64_t keys_visible;     /* sum over query tokens and KV heads of stored keys they could see */
-    uint64_t keys_selected;    /* sum of keys that the selection names; dense: keys_visible */
-    uint64_t keys_attended;    /* the same after widening to pages */
+    uint64_t keys_visible;  /* sum over query tokens and KV heads of stored keys they could see */
+    uint64_t keys_selected; /* sum of keys that the selection names; dense: keys_visible */
+    uint64_t keys_attended; /* the same after widening to pages */
     /* By the attention op: see wn_attend_counters. MLA: V is read with K, and a selected token once
        for all heads. */
     uint64_t k_bytes_read, v_bytes_read;
-    uint64_t aux_bytes_read;   /* page-scope auxiliary memory of the requests, for select */
+    uint64_t aux_bytes_read; /* page-scope auxiliary memory of the requests, for select */
     uint64_t tiles_seen, tiles_skipped;
-    uint64_t tokens_dropped;   /* evicted, summed over KV heads */
-    uint64_t dense_fallbacks;  /* calls that went dense because of on_error: dense */
+    uint64_t tokens_dropped;  /* evicted, summed over KV heads */
+    uint64_t dense_fallbacks; /* calls that went dense because of on_error: dense */
     uint64_t append_ns, observe_ns, select_ns, attend_ns, retain_ns; /* only with timing on */
 } wn_counters;
 WN_STRUCT(wn_counters, retain_ns);

@@ -19,13 +19,15 @@ WN_PLUGIN_NOTE(PROBE_NAME, "1.0", "MIT", 15, WN_DEVICES_CPU, "a method that does
 enum { KEEP, SELECT, FORM, TILE, THRESHOLD, ATTEND, FAIL, MEMORY, NUM_FIELDS };
 enum { FORM_CSR, FORM_FIXED, FORM_SHARED, FORM_LOGICAL, FORM_UNSORTED, FORM_LIE, FORM_OUTSIDE };
 enum { FAIL_NEVER, FAIL_SELECT, FAIL_RETAIN, FAIL_OBSERVE, FAIL_TILE, FAIL_ATTEND, FAIL_COUNT };
-static const char *const forms[] = {"csr", "fixed", "shared", "logical", "unsorted", "lie", "outside",
-                                    NULL};
-static const char *const failures[] = {"never", "select", "retain", "observe", "tile", "attend",
-                                       "count", NULL};
+static const char *const forms[] = {"csr",      "fixed", "shared",  "logical",
+                                    "unsorted", "lie",   "outside", NULL};
+static const char *const failures[] = {"never", "select", "retain", "observe",
+                                       "tile",  "attend", "count",  NULL};
 
 #define FIELD(type, name, text, least, greatest, names)                                            \
-    {WN_SIZEOF(wn_config_field), type, 0, 0, name, "", name, text, least, greatest, names}
+    {                                                                                              \
+        WN_SIZEOF(wn_config_field), type, 0, 0, name, "", name, text, least, greatest, names       \
+    }
 static const wn_config_field fields[NUM_FIELDS] = {
     FIELD(WN_FIELD_INT, "keep", "0", 0, 1 << 20, NULL),   /* newest tokens kept; 0: no retain */
     FIELD(WN_FIELD_INT, "select", "0", 0, 1 << 20, NULL), /* newest tokens selected; 0: no select */
@@ -130,8 +132,8 @@ static wn_status retain(void *instance, const wn_step_args *args, wn_selection *
     return WN_OK;
 }
 
-/* Layer 0 fills the step's memory with a mark of its method, phase and first sequence; a later layer
- * must find it so. */
+/* Layer 0 fills the step's memory with a mark of its method, phase and first sequence; a later
+ * layer must find it so. */
 static wn_status remember(const probe *p, const wn_step_args *args)
 {
     uint8_t *memory = args->step_memory;
@@ -172,8 +174,9 @@ static wn_status select_newest(void *instance, const wn_step_args *args, wn_sele
         for (int32_t q = 0; q < args->q_len[b]; q++, row++)
             for (uint32_t h = 0; h < lists; h++)
                 for (int32_t i = 0; i < p->select; i++) {
-                    int32_t end = p->form == FORM_LOGICAL ? args->position[args->q_begin[b] + q] + 1
-                                                          : args->kv.length[b] - args->q_len[b] + q + 1;
+                    int32_t end = p->form == FORM_LOGICAL
+                                      ? args->position[args->q_begin[b] + q] + 1
+                                      : args->kv.length[b] - args->q_len[b] + q + 1;
                     int32_t at = end - (int32_t)p->select + i;
                     if (p->form == FORM_UNSORTED || p->form == FORM_LIE)
                         at = end - 1 - i;
@@ -193,12 +196,12 @@ static wn_status select_newest(void *instance, const wn_step_args *args, wn_sele
     return WN_OK;
 }
 
-static wn_status declare(void *instance, uint32_t layer, uint32_t tokens_per_page, wn_aux_pool *pools,
-                         uint32_t *count, wn_error *error)
+static wn_status declare(void *instance, uint32_t layer, uint32_t tokens_per_page,
+                         wn_aux_pool *pools, uint32_t *count, wn_error *error)
 {
     (void)instance, (void)layer, (void)error;
-    pools[0] = (wn_aux_pool){WN_SIZEOF(wn_aux_pool), WN_AUX_PAGE, POOL_FLAGS, 1, "first",
-                             PROBE_NAME ".first", tokens_per_page * 4u, 4, 0};
+    pools[0] = (wn_aux_pool){WN_SIZEOF(wn_aux_pool), WN_AUX_PAGE,          POOL_FLAGS, 1, "first",
+                             PROBE_NAME ".first",    tokens_per_page * 4u, 4,          0};
     *count = 1;
     return WN_OK;
 }
@@ -214,7 +217,8 @@ static wn_status observe(void *instance, const wn_step_args *args)
         for (int32_t s = args->dirty_begin[b]; s < args->kv.length[b]; s++)
             for (uint32_t h = 0; h < args->kv.num_kv_heads; h++) {
                 uint32_t size = args->kv.tokens_per_page, place = (uint32_t)s % size;
-                int64_t page = args->kv.page_table[b * args->kv.page_table_stride + (uint32_t)s / size];
+                int64_t page =
+                    args->kv.page_table[b * args->kv.page_table_stride + (uint32_t)s / size];
                 const float *key = (const float *)k->data + page * k->page_stride +
                                    h * k->head_stride + place * k->token_stride;
                 ((float *)(args->aux[0].data + page * args->aux[0].page_stride +
@@ -253,7 +257,8 @@ static const wn_config_interface config = {
     WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, inputs, check, create, destroy, lower};
 static const wn_predictor_interface predictor = {
     WN_SIZEOF(wn_predictor_interface), 0, bounds, retained_count, retain, select_newest, NULL};
-static const wn_aux_pool_interface aux_pool = {WN_SIZEOF(wn_aux_pool_interface), 0, declare, observe};
+static const wn_aux_pool_interface aux_pool = {WN_SIZEOF(wn_aux_pool_interface), 0, declare,
+                                               observe};
 static const wn_kernel_hook_interface hook = {WN_SIZEOF(wn_kernel_hook_interface), 0, tile_policy,
                                               attend};
 

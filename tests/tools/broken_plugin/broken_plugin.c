@@ -1,6 +1,7 @@
-/* broken_plugin.c: one small, correct plugin, "broken", that keeps the newest tokens of a prompt and
- * selects the newest in generation; and, with -DBUG_..., a family that differs from it in one mistake
- * each. tests/tools/test_validator.py says which test of `winnow validate` must find which mistake.
+/* broken_plugin.c: one small, correct plugin, "broken", that keeps the newest tokens of a prompt
+ * and selects the newest in generation; and, with -DBUG_..., a family that differs from it in one
+ * mistake each. tests/tools/test_validator.py says which test of `winnow validate` must find which
+ * mistake.
  *
  * To add a mistake: put it here under its own BUG_NAME, `name` into the list in CMakeLists.txt, and
  * the test that finds it into test_validator.py. */
@@ -17,17 +18,21 @@
 /* Looks like any other library. */
 #elif defined(BUG_OTHER_LAYOUT)
 __attribute__((used, aligned(4), section(WN_NOTE_SECTION))) static const wn_note_record note = {
-    8, (uint32_t)sizeof(wn_note), WN_NOTE_TYPE, WN_NOTE_NAME,
-    {WN_NOTE_FORMAT, WN_ABI_VERSION, WN_ABI_VERSION, WN_HAS_CONFIG | WN_HAS_PREDICTOR |
-     WN_HAS_KERNEL_HOOK, WN_DEVICES_CPU, 1, 2, 0, "broken", "1.0", "MIT", "newest tokens"}};
+    8,
+    (uint32_t)sizeof(wn_note),
+    WN_NOTE_TYPE,
+    WN_NOTE_NAME,
+    {WN_NOTE_FORMAT, WN_ABI_VERSION, WN_ABI_VERSION,
+     WN_HAS_CONFIG | WN_HAS_PREDICTOR | WN_HAS_KERNEL_HOOK, WN_DEVICES_CPU, 1, 2, 0, "broken",
+     "1.0", "MIT", "newest tokens"}};
 #else
 #ifdef BUG_NOTE_DEVICES
 #define DEVICES 0
 #else
 #define DEVICES WN_DEVICES_CPU
 #endif
-WN_PLUGIN_NOTE("broken", "1.0", "MIT", WN_HAS_CONFIG | WN_HAS_PREDICTOR | WN_HAS_KERNEL_HOOK, DEVICES,
-               "newest tokens");
+WN_PLUGIN_NOTE("broken", "1.0", "MIT", WN_HAS_CONFIG | WN_HAS_PREDICTOR | WN_HAS_KERNEL_HOOK,
+               DEVICES, "newest tokens");
 #endif
 
 /* ---------------------------------------------------------------- mistakes of the file */
@@ -41,7 +46,10 @@ static inline void crash(void)
 
 #ifdef BUG_EXPORT_EXTRA
 WN_EXPORT int broken_extra(void);
-int broken_extra(void) { return 1; }
+int broken_extra(void)
+{
+    return 1;
+}
 #endif
 #ifdef BUG_GNU_UNIQUE
 __asm__(".data\n.globl broken_unique\n.type broken_unique, @gnu_unique_object\n"
@@ -68,7 +76,10 @@ __attribute__((constructor)) static void start(void)
 #endif
 
 #ifdef BUG_CRASH_AT_LOAD
-__attribute__((constructor)) static void crash_at_load(void) { crash(); }
+__attribute__((constructor)) static void crash_at_load(void)
+{
+    crash();
+}
 #endif
 
 /* ---------------------------------------------------------------- config */
@@ -91,9 +102,10 @@ static const wn_config_field fields[NUM_FIELDS] = {
 #endif
     {WN_SIZEOF(wn_config_field)
 #ifdef BUG_FIELD_SIZE
-     - 8
+         - 8
 #endif
-     , WN_FIELD_INT, WN_FIELD_BUDGET, 0, "newest", "tokens", "newest tokens attended to", "64", 1,
+     ,
+     WN_FIELD_INT, WN_FIELD_BUDGET, 0, "newest", "tokens", "newest tokens attended to", "64", 1,
      1 << 30, NULL},
     /* One of each type, which only mistakes read. */
     {WN_SIZEOF(wn_config_field), WN_FIELD_INT, 0, 0, "depth", "", "a number", "1", 1, 64, NULL},
@@ -110,8 +122,8 @@ static const wn_config_field fields[NUM_FIELDS] = {
      "", "integers", "[1, 2]", 0, 9, NULL},
     {WN_SIZEOF(wn_config_field), WN_FIELD_STRING_LIST, 0, 0, "names", "", "words", "[a, b]", 0, 0,
      NULL},
-    {WN_SIZEOF(wn_config_field), WN_FIELD_NUMBER_MAP, 0, 0, "numbers", "", "a mapping", "{a: 1}", -1,
-     1, NULL},
+    {WN_SIZEOF(wn_config_field), WN_FIELD_NUMBER_MAP, 0, 0, "numbers", "", "a mapping", "{a: 1}",
+     -1, 1, NULL},
 };
 
 typedef struct instance {
@@ -204,7 +216,10 @@ static wn_status lower(void *self, uint32_t layer, uint32_t phase, uint32_t *rol
 
 /* ---------------------------------------------------------------- predictor */
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 static wn_status bounds(void *self, uint32_t layer, const wn_step_limits *limits,
                         wn_step_bounds *out, wn_error *error)
@@ -238,8 +253,8 @@ static int nan_beyond(const wn_step_args *args, uint32_t b)
     if (slot % page_size == 0)
         return 0;
     int64_t page = kv->page_table[b * kv->page_table_stride + slot / page_size];
-    return isnan(((const float *)kv->k.data)[page * kv->k.page_stride +
-                                              slot % page_size * kv->k.token_stride]);
+    return isnan(((const float *)kv->k
+                      .data)[page * kv->k.page_stride + slot % page_size * kv->k.token_stride]);
 }
 #endif
 
