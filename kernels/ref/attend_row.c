@@ -1,40 +1,13 @@
-/* attend_row.c: softmax(scores) V for the rows of a unit, one pass over the keys. Each row carries
- * the greatest score so far, the sum of exp(score - greatest) and the sum of those times V; a new
- * greatest score rescales the two sums. Doubles throughout, keys in ascending order. */
+/* attend_row.c: softmax(scores) V for the rows of a unit, one pass over the keys in ascending order
+ * (running_softmax.h), doubles throughout. */
 #include "kernels/number_format.h"
 #include "kernels/ref/attend.h"
+#include "kernels/ref/running_softmax.h"
 
 /* So many rows are held at once, and so many numbers of their outputs. */
 enum { ROWS = 64, NUMBERS = 8192 };
 
-typedef struct softmax {
-    double maximum, sum;
-    double *out; /* [v_dim] */
-} softmax;
-
-static void rescale(softmax *s, double maximum, int64_t dim)
-{
-    double factor = exp(s->maximum - maximum);
-    s->sum *= factor;
-    for (int64_t d = 0; d < dim; d++)
-        s->out[d] *= factor;
-    s->maximum = maximum;
-}
-
-/* -inf is a key that is not seen, or one without weight; its V is not touched. */
-static void add_key(softmax *s, double score, const double *v, int64_t dim)
-{
-    if (score == -INFINITY)
-        return;
-    if (score > s->maximum)
-        rescale(s, score, dim);
-    double weight = exp(score - s->maximum);
-    s->sum += weight;
-    for (int64_t d = 0; d < dim; d++)
-        s->out[d] += weight * v[d];
-}
-
-static void write_row(const wn_ref_unit *unit, const wn_ref_row *row, softmax *s)
+static void write_row(const wn_ref_unit *unit, const wn_ref_row *row, wn_ref_softmax *s)
 {
     const wn_attend_args *a = unit->args;
     int64_t dim = a->kv.v.dim;
@@ -42,7 +15,7 @@ static void write_row(const wn_ref_unit *unit, const wn_ref_row *row, softmax *s
     if (a->sinks != NULL && !empty) {
         double sink = a->sinks[row->head];
         if (sink > s->maximum)
-            rescale(s, sink, dim);
+            wn_ref_softmax_rescale(s, sink, dim);
         s->sum += exp(sink - s->maximum);
     }
     int64_t start = row->q_row * a->out.stride[0] + row->head * a->out.stride[1];
@@ -60,10 +33,10 @@ static void attend(const wn_ref_unit *unit, const wn_ref_votes *votes, int64_t f
 {
     int64_t dim = unit->args->kv.v.dim;
     double out[NUMBERS] = {0}, score[WN_REF_STRIP_KEYS];
-    softmax state[ROWS];
+    wn_ref_softmax state[ROWS];
     wn_ref_strip strip;
     for (int64_t r = 0; r < count; r++)
-        state[r] = (softmax){-INFINITY, 0, out + r * dim};
+        state[r] = (wn_ref_softmax){-INFINITY, 0, out + r * dim};
     for (wn_ref_walk walk = wn_ref_walk_begin(unit); wn_ref_walk_next(&walk, &strip);) {
         if (votes != NULL && wn_ref_is_skipped(votes, strip.tile))
             continue;
@@ -75,7 +48,7 @@ static void attend(const wn_ref_unit *unit, const wn_ref_votes *votes, int64_t f
             wn_ref_row row = wn_ref_row_of(unit, first + r);
             wn_ref_row_scores(unit, &row, &strip, score);
             for (int64_t j = 0; j < strip.count; j++)
-                add_key(&state[r], score[j], strip.v + j * dim, dim);
+                wn_ref_softmax_add(&state[r], score[j], strip.v + j * dim, dim);
         }
     }
     for (int64_t r = 0; r < count; r++) {

@@ -6,6 +6,7 @@
 #include "kernels/parallel.h"
 #include "kernels/ref/double_row.h"
 #include "kernels/ref/ref.h"
+#include "kernels/ref/running_softmax.h"
 
 #include <stdbool.h>
 
@@ -13,17 +14,12 @@
  * STRIP: most heads of a unit, most keys at once. */
 enum { NUMBERS = 16 * 576, HEADS = 64, STRIP = 64 };
 
-typedef struct softmax {
-    double maximum, sum; /* greatest score so far; sum of exp(score - maximum) */
-    double *out;         /* [v_dim] sum of exp(score - maximum) * value */
-} softmax;
-
 /* Heads [first, first + count) of one row. */
 typedef struct unit {
     const wn_mla_args *args;
     int64_t row, first, count;
     double q[NUMBERS], out[NUMBERS], key[NUMBERS];
-    softmax state[HEADS];
+    wn_ref_softmax state[HEADS];
 } unit;
 
 static int64_t heads_per_unit(const wn_mla_args *a)
@@ -37,34 +33,12 @@ static void load_heads(unit *u)
     const wn_mla_args *a = u->args;
     int64_t dim = a->q.shape[2];
     for (int64_t h = 0; h < u->count; h++) {
-        u->state[h] = (softmax){-INFINITY, 0, u->out + h * a->v_dim};
+        u->state[h] = (wn_ref_softmax){-INFINITY, 0, u->out + h * a->v_dim};
         wn_ref_load_strided(&a->q, u->row * a->q.stride[0] + (u->first + h) * a->q.stride[1],
                             a->q.stride[2], dim, u->q + h * dim);
     }
     for (int64_t i = 0; i < u->count * a->v_dim; i++)
         u->out[i] = 0;
-}
-
-static void rescale(softmax *s, double maximum, int64_t dim)
-{
-    double factor = exp(s->maximum - maximum);
-    s->sum *= factor;
-    for (int64_t d = 0; d < dim; d++)
-        s->out[d] *= factor;
-    s->maximum = maximum;
-}
-
-/* A score of -inf has no weight: its value is not touched. */
-static void add_key(softmax *s, double score, const double *value, int64_t dim)
-{
-    if (score == -INFINITY)
-        return;
-    if (score > s->maximum)
-        rescale(s, score, dim);
-    double weight = exp(score - s->maximum);
-    s->sum += weight;
-    for (int64_t d = 0; d < dim; d++)
-        s->out[d] += weight * value[d];
 }
 
 /* All heads with `count` loaded keys, head by head: its output stays near. */
@@ -75,8 +49,9 @@ static void attend(unit *u, int64_t count)
     for (int64_t h = 0; h < u->count; h++)
         for (int64_t j = 0; j < count; j++) {
             const double *key = u->key + j * dim;
-            add_key(&u->state[h], a->softmax_scale * wn_ref_dot(u->q + h * dim, key, dim), key,
-                    a->v_dim);
+            wn_ref_softmax_add(&u->state[h],
+                               a->softmax_scale * wn_ref_dot(u->q + h * dim, key, dim), key,
+                               a->v_dim);
         }
 }
 
@@ -127,7 +102,7 @@ static void write_number(const wn_tensor *tensor, int64_t row, int64_t head, dou
 static void write_head(const unit *u, int64_t h)
 {
     const wn_mla_args *a = u->args;
-    const softmax *s = &u->state[h];
+    const wn_ref_softmax *s = &u->state[h];
     int64_t head = u->first + h;
     int64_t start = u->row * a->out.stride[0] + head * a->out.stride[1];
     double sink = a->sinks != NULL ? a->sinks[head] : -INFINITY;
