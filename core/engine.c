@@ -363,6 +363,27 @@ wn_status wn_engine_memory(const wn_engine *engine, wn_memory_plan *memory)
     return WN_OK;
 }
 
+wn_status wn_engine_input(const wn_engine *engine, uint32_t index, int64_t tokens,
+                          const char **name, wn_tensor *shape)
+{
+    uint32_t first = 0;
+    for (uint32_t m = 0; m < engine->num_methods; first += engine->methods[m++].num_inputs) {
+        const wn_method *method = &engine->methods[m];
+        const wn_config_interface *config = method->plugin->config;
+        if (index - first >= method->num_inputs)
+            continue;
+        *name = config->inputs[index - first];
+        *shape = (wn_tensor){0};
+        if (config->input_shape == NULL)
+            return wn_fail(wn_thread_error(), WN_EUNSUPPORTED,
+                           "%s does not tell the shape of its input \"%s\"", method->algorithm,
+                           *name);
+        return config->input_shape(method->instance, index - first, tokens, shape);
+    }
+    return wn_fail(wn_thread_error(), WN_ENOTFOUND, "input %u: the engine's methods take %u", index,
+                   first);
+}
+
 const char *wn_engine_plan(const wn_engine *engine)
 {
     return engine->plan_text;

@@ -170,6 +170,8 @@ int wn_trial_model(uint32_t number, wn_model *model)
     model->dtype = WN_F32;
     model->max_position = 4096;
     model->softmax_scale = 1.0f / sqrtf((float)model->head_dim);
+    model->index_n_heads = 2; /* for methods with an indexer: a small one */
+    model->index_head_dim = 16;
     model->name = "validator's model";
     return 1;
 }

@@ -127,6 +127,30 @@ static void fill_layer(wn_scene *at, uint32_t layer)
     }
 }
 
+/* Extra inputs of the step's rows, like q and k a function of the play's seed, layer and token. */
+static void fill_inputs(wn_scene *at, uint32_t layer)
+{
+    for (uint32_t i = 0; i < at->num_inputs; i++) {
+        wn_tensor *input = &at->inputs[i].tensor;
+        float *to = input->data;
+        input->shape[0] = at->rows;
+        for (uint32_t p = 0; p < at->count; p++) {
+            const wn_play *play = &at->plays[p];
+            int32_t first = wn_scene_first(at, play), end = first + wn_scene_count(at, play);
+            for (int32_t t = first; t < end; t++)
+                for (int64_t c = 0; c < input->stride[0]; c++)
+                    *to++ = at->mode == WN_PLAY_NAN
+                                ? NAN
+                                : element(t < play->prompt ? play->seed
+                                                           : play->seed + play->other_steps,
+                                          ((((uint64_t)WN_TOKEN_V + 1 + i) * 64 + layer) << 24 |
+                                           (uint32_t)
+                                               t) << 12 |
+                                              (uint64_t)c);
+        }
+    }
+}
+
 static void keep_outputs(wn_scene *at, uint32_t layer)
 {
     size_t heads = at->model->num_heads, count = heads * at->model->v_head_dim, row = 0;
@@ -156,6 +180,9 @@ static wn_status run_layer(wn_scene *at, wn_batch *batch, uint32_t layer)
     args.q = rows_of(at->q, at->rows, model->num_heads, model->head_dim);
     args.out = rows_of(at->out, at->rows, model->num_heads, model->v_head_dim);
     args.lse = wn_tensor_make(at->lse, WN_F32, 2, (int64_t[]){at->rows, model->num_heads});
+    fill_inputs(at, layer);
+    args.inputs = at->inputs;
+    args.num_inputs = at->num_inputs;
     wn_status status = wn_attention(batch, layer, &args);
     if (status != WN_OK || at->mode == WN_PLAY_NAN)
         return status;
@@ -233,6 +260,27 @@ static wn_status run_step(wn_scene *at)
 
 /* ---------------------------------------------------------------- the play */
 
+/* Room for the inputs that the engine's methods ask for. */
+static wn_status make_inputs(wn_scene *at, size_t rows)
+{
+    wn_tensor shape;
+    const char *name;
+    while (at->num_inputs < WN_SCENE_MAX_INPUTS) {
+        wn_status status =
+            wn_engine_input(at->engine, at->num_inputs, (int64_t)rows, &name, &shape);
+        if (status == WN_ENOTFOUND)
+            return WN_OK;
+        if (status != WN_OK || shape.dtype != WN_F32 || shape.ndim < 1 || shape.ndim > WN_MAX_DIMS)
+            return status != WN_OK ? status : WN_EPLUGIN;
+        wn_tensor input = wn_tensor_make(NULL, WN_F32, shape.ndim, shape.shape);
+        input.data = calloc(rows, (size_t)input.stride[0] * sizeof(float));
+        if (input.data == NULL)
+            return WN_ENOMEM;
+        at->inputs[at->num_inputs++] = (wn_named_input){name, input};
+    }
+    return WN_OK;
+}
+
 static wn_status make_room(wn_scene *at)
 {
     const wn_model *model = at->model;
@@ -245,6 +293,9 @@ static wn_status make_room(wn_scene *at)
     at->out = calloc(rows * model->num_heads, model->v_head_dim * sizeof(float));
     at->lse = calloc(rows * model->num_heads, sizeof(float));
     at->physical = calloc((size_t)at->count * model->num_layers, sizeof *at->physical);
+    wn_status status = make_inputs(at, rows);
+    if (status != WN_OK)
+        return status;
     return at->q != NULL && at->k != NULL && at->v != NULL && at->out != NULL && at->lse != NULL &&
                    at->physical != NULL
                ? WN_OK
@@ -263,6 +314,8 @@ static wn_status run_steps(wn_scene *at, int is_context, int32_t num_steps)
     free(at->out);
     free(at->lse);
     free(at->physical);
+    while (at->num_inputs > 0)
+        free(at->inputs[--at->num_inputs].tensor.data);
     return status;
 }
 

@@ -6,6 +6,8 @@
 #include "tools/validate_stage.h"
 
 /* The tensors of one layer of one step, rows of all plays in order. */
+enum { WN_SCENE_MAX_INPUTS = 16 };
+
 typedef struct wn_scene {
     wn_engine *engine;
     const wn_model *model;
@@ -17,6 +19,8 @@ typedef struct wn_scene {
     int32_t *physical; /* [count, layers] stored tokens before this step */
     int64_t rows;
     float *q, *k, *v, *out, *lse;
+    wn_named_input inputs[WN_SCENE_MAX_INPUTS]; /* float32, of this step's rows */
+    uint32_t num_inputs;
     wn_play_report *report;
 } wn_scene;
 

@@ -112,7 +112,8 @@ int wn_stage_open(wn_trial *trial, wn_stage_plugin *plugin)
 
 int wn_stage_needs_inputs(const wn_stage_plugin *plugin)
 {
-    return plugin->schema->inputs != NULL && plugin->schema->inputs[0] != NULL;
+    return plugin->schema->inputs != NULL && plugin->schema->inputs[0] != NULL &&
+           plugin->schema->input_shape == NULL;
 }
 
 int wn_stage_find(wn_trial *trial, wn_stage_plugin *plugin)
@@ -121,9 +122,8 @@ int wn_stage_find(wn_trial *trial, wn_stage_plugin *plugin)
         return 0;
     if (wn_stage_needs_inputs(plugin))
         wn_trial_says(trial, WN_SKIPPED,
-                      "every step must bring the model's \"%s\": its shape and "
-                      "its meaning are between model and plugin, so that the validator cannot make "
-                      "one up",
+                      "every step must bring the model's \"%s\", and the plugin has no "
+                      "input_shape to tell what it looks like",
                       plugin->schema->inputs[0]);
     return !wn_stage_needs_inputs(plugin);
 }

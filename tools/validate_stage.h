@@ -18,6 +18,7 @@ typedef struct wn_stage_plugin {
  * does not mind that it needs inputs, for tests that run no steps; wn_stage_find does. */
 int wn_stage_open(wn_trial *trial, wn_stage_plugin *plugin);
 int wn_stage_find(wn_trial *trial, wn_stage_plugin *plugin);
+/* Does it need inputs that cannot be made up? */
 int wn_stage_needs_inputs(const wn_stage_plugin *plugin);
 
 /* What a configuration sets, [schema->num_fields] each. */

@@ -225,7 +225,8 @@ static const wn_config_interface config = {WN_SIZEOF(wn_config_interface),
                                            check,
                                            create,
                                            destroy,
-                                           dsa_lower};
+                                           dsa_lower,
+                                           dsa_input_shape};
 static const wn_predictor_interface predictor = {
     .struct_size = WN_SIZEOF(wn_predictor_interface), .bounds = bounds, .select = dsa_select};
 static const wn_aux_pool_interface aux_pool = {.struct_size = WN_SIZEOF(wn_aux_pool_interface),

@@ -45,6 +45,8 @@ wn_status dsa_lower(void *instance, uint32_t layer, uint32_t phase, uint32_t *ro
 
 /* dsa_vectors.c */
 extern const char *const dsa_inputs[];
+/* wn_config_interface.input_shape. */
+wn_status dsa_input_shape(void *instance, uint32_t input, int64_t tokens, wn_tensor *out);
 /* An input of this step, its shape and dtype checked, for q rows 0 .. rows - 1: q and k as
  * [tokens, heads, dim] (k: one head), weights as [tokens, heads]. */
 wn_status dsa_input(const dsa *self, const wn_step_args *args, uint32_t which, int64_t rows,

@@ -15,10 +15,28 @@ const char *const dsa_inputs[] = {
 static const char *const shape_texts[] = {"[tokens, index_n_heads, index_head_dim]",
                                           "[tokens, index_head_dim]", "[tokens, index_n_heads]"};
 
+/* Extents behind the tokens; q has two, the others one. */
+static void extents_of(const dsa *self, uint32_t which, int64_t extents[2])
+{
+    extents[0] = which == DSA_INPUT_K ? self->dim : self->heads;
+    extents[1] = self->dim;
+}
+
+wn_status dsa_input_shape(void *instance, uint32_t input, int64_t tokens, wn_tensor *out)
+{
+    int64_t extents[2];
+    extents_of(instance, input, extents);
+    *out = (wn_tensor){.shape = {tokens, extents[0], input == DSA_INPUT_Q ? extents[1] : 0},
+                       .ndim = input == DSA_INPUT_Q ? 3 : 2,
+                       .dtype = WN_F32};
+    return WN_OK;
+}
+
 wn_status dsa_input(const dsa *self, const wn_step_args *args, uint32_t which, int64_t rows,
                     wn_tensor *tensor)
 {
-    const int64_t extents[3][2] = {{self->heads, self->dim}, {self->dim}, {self->heads}};
+    int64_t extents[2];
+    extents_of(self, which, extents);
     const uint32_t ndim = which == DSA_INPUT_Q ? 3 : 2;
     const wn_tensor *in = &args->inputs[which].tensor;
     if (in->data == NULL)
@@ -28,7 +46,7 @@ wn_status dsa_input(const dsa *self, const wn_step_args *args, uint32_t which, i
                        dsa_inputs[which]);
     int fits = in->ndim == ndim && in->shape[0] >= rows;
     for (uint32_t i = 1; i < ndim && fits; i++)
-        fits = in->shape[i] == extents[which][i - 1];
+        fits = in->shape[i] == extents[i - 1];
     if (!fits)
         return wn_fail(args->error, WN_EINVAL,
                        "%s is [%lld, %lld, %lld] in %u dimensions; expected %s with at least %lld "

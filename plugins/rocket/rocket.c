@@ -306,7 +306,7 @@ static wn_status bounds(void *instance, uint32_t layer, const wn_step_limits *li
 }
 
 static const wn_config_interface config = {
-    WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, NULL, check, create, destroy, lower};
+    WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, NULL, check, create, destroy, lower, NULL};
 static const wn_predictor_interface predictor = {
     .struct_size = WN_SIZEOF(wn_predictor_interface),
     .bounds = bounds,

@@ -189,7 +189,7 @@ static wn_status tile_policy(void *instance, const wn_step_args *args, wn_tile_p
 }
 
 static const wn_config_interface config = {
-    WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, NULL, check, create, destroy, lower};
+    WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, NULL, check, create, destroy, lower, NULL};
 static const wn_kernel_hook_interface kernel_hook = {
     .struct_size = WN_SIZEOF(wn_kernel_hook_interface), .tile_policy = tile_policy};
 

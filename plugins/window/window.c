@@ -75,7 +75,7 @@ static wn_status choose(void *instance, const wn_step_args *args, wn_selection *
 }
 
 static const wn_config_interface config = {
-    WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, NULL, NULL, create, destroy, lower};
+    WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, NULL, NULL, create, destroy, lower, NULL};
 static const wn_predictor_interface predictor = {
     .struct_size = WN_SIZEOF(wn_predictor_interface), .bounds = bounds, .select = choose};
 

@@ -492,7 +492,12 @@ static void the_attend_role_sees_everything(void)
 static void extra_inputs_are_demanded(void)
 {
     check_engine c = {0};
+    const char *name = NULL;
+    wn_tensor shape;
     check_open(&c, "sparse_attention_config: {algorithm: wanting, select: 3}\n", NULL);
+    CU_ASSERT_EQUAL(wn_engine_input(c.engine, 0, 4, &name, &shape), WN_EUNSUPPORTED);
+    CU_ASSERT_STRING_EQUAL(name, "probe.extra");
+    CU_ASSERT_EQUAL(wn_engine_input(c.engine, 1, 4, &name, &shape), WN_ENOTFOUND);
     float data[4 * ROW] = {0};
     wn_sequence s;
     wn_batch *b;

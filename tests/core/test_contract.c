@@ -31,7 +31,7 @@ static const struct {
     {"no_entry", WN_EPLUGIN, "WN-P-01", "exports no wn_plugin_entry"},
     {"undefined", WN_EPLUGIN, "WN-P-03", "nobody_has_this"},
     {"field_size", WN_EABI, "WN-P-04", "wn_config_field.struct_size is 8, expected 72"},
-    {"short_config", WN_EABI, "WN-P-04", "wn_config_interface.struct_size is 8, expected 56"},
+    {"short_config", WN_EABI, "WN-P-04", "wn_config_interface.struct_size is 8, expected 64"},
     {"short_plugin", WN_EABI, "WN-P-04", "wn_plugin.struct_size is 8, expected 32"},
     {"algorithm_characters", WN_EFORMAT, "WN-P-05", "Sample/1"},
     {"two_notes", WN_EFORMAT, "WN-P-05", "more than one"},
@@ -125,7 +125,7 @@ static void expect_schema(wn_status expected, const char *part)
     field = (wn_config_field){
         WN_SIZEOF(wn_config_field), WN_FIELD_INT, 0, 0, "f", "", "help", "1", 0, 10, NULL};
     config = (wn_config_interface){
-        WN_SIZEOF(wn_config_interface), 1, &field, NULL, NULL, create, destroy, lower};
+        WN_SIZEOF(wn_config_interface), 1, &field, NULL, NULL, create, destroy, lower, NULL};
 }
 
 static void schemas(void)

@@ -407,6 +407,29 @@ static void forks_equal_fresh_sequences(void)
 
 /* ---------------------------------------------------------------- refusals */
 
+/* What the engine says of the extra inputs is what it takes. */
+static void inputs_tell_their_shapes(void)
+{
+    static const struct {
+        const char *name;
+        uint32_t ndim;
+        int64_t shape[3];
+    } wanted[] = {{"indexer.q", 3, {7, 2, 16}},
+                  {"indexer.k", 2, {7, 16, 0}},
+                  {"indexer.weights", 2, {7, 2, 0}}};
+    world *w = open_world(&latent, usual_yaml);
+    for (uint32_t i = 0; i < 3; i++) {
+        const char *name = NULL;
+        wn_tensor shape;
+        must(wn_engine_input(w->engine, i, 7, &name, &shape));
+        CU_ASSERT_STRING_EQUAL(name, wanted[i].name);
+        CU_ASSERT_EQUAL(shape.ndim, wanted[i].ndim);
+        CU_ASSERT_EQUAL(shape.dtype, WN_F32);
+        CU_ASSERT(memcmp(shape.shape, wanted[i].shape, sizeof wanted[i].shape) == 0);
+    }
+    close_world(w);
+}
+
 static void missing_inputs_are_refused(void)
 {
     const wn_batch_item item = {.struct_size = WN_SIZEOF(wn_batch_item), .flags = WN_ITEM_CONTEXT};
@@ -473,5 +496,6 @@ WN_SUITE("plugins.dsa_engine", {"writes tokens", write_tokens},
          {"alone equals batch", alone_equals_batch},
          {"speculation equals sequential", speculation_equals_sequential},
          {"forks equal fresh sequences", forks_equal_fresh_sequences},
+         {"inputs tell their shapes", inputs_tell_their_shapes},
          {"missing inputs are refused", missing_inputs_are_refused},
          {"orphans are refused", orphans_are_refused}, {"frees tokens", free_tokens})

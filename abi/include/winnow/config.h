@@ -5,6 +5,7 @@
 
 #include "winnow/model.h"
 #include "winnow/status.h"
+#include "winnow/tensor.h"
 
 #define WN_INTERFACE_CONFIG "winnow.config/1"
 
@@ -98,7 +99,11 @@ typedef struct wn_config_interface {
      * and the reason goes into `why` (why_capacity bytes). [control] */
     wn_status (*lower)(void *instance, uint32_t layer, uint32_t phase, uint32_t *roles, char *why,
                        uint64_t why_capacity, wn_error *error);
+    /* Shape and dtype of extra input `input` (its place in inputs) for a step of `tokens` query
+     * tokens: fills shape, ndim and dtype of *out. May be NULL; then nobody can make such a step
+     * up, and the validator runs none. [control] & concurrent */
+    wn_status (*input_shape)(void *instance, uint32_t input, int64_t tokens, wn_tensor *out);
 } wn_config_interface;
-WN_STRUCT(wn_config_interface, lower);
+WN_STRUCT(wn_config_interface, input_shape);
 
 #endif

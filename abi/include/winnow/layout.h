@@ -3,6 +3,6 @@
 #ifndef WINNOW_LAYOUT_H
 #define WINNOW_LAYOUT_H
 
-#define WN_ABI_LAYOUT 0x638a6a53c9c18d1eULL
+#define WN_ABI_LAYOUT 0x090aad9e3ceef47cULL
 
 #endif

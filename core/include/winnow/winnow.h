@@ -173,6 +173,12 @@ WN_EXPORT wn_status wn_engine_check(wn_registry *registry, const wn_config *conf
                                     char **plan, wn_memory_plan *memory);
 WN_EXPORT void wn_text_free(char *text);
 WN_EXPORT wn_status wn_engine_memory(const wn_engine *engine, wn_memory_plan *memory);
+/* The extra inputs that every step must bring, one per index: its name (the method's own string)
+ * and, in *shape, what it should look like for a step of `tokens` query tokens: shape, ndim, dtype,
+ * data NULL. WN_ENOTFOUND past the last one, WN_EUNSUPPORTED if the method does not tell the shape.
+ */
+WN_EXPORT wn_status wn_engine_input(const wn_engine *engine, uint32_t index, int64_t tokens,
+                                    const char **name, wn_tensor *shape);
 /* One line per layer range: who does what in each phase, and why a layer is dense. */
 WN_EXPORT const char *wn_engine_plan(const wn_engine *engine);
 

@@ -206,6 +206,7 @@ static const wn_config_interface config = {
 #else
     lower,
 #endif
+    NULL,
 };
 
 /* ---------------------------------------------------------------- predictor */

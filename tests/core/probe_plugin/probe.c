@@ -254,7 +254,7 @@ static const char *const inputs[] = {"probe.extra", NULL};
 #define inputs NULL
 #endif
 static const wn_config_interface config = {
-    WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, inputs, check, create, destroy, lower};
+    WN_SIZEOF(wn_config_interface), NUM_FIELDS, fields, inputs, check, create, destroy, lower, NULL};
 static const wn_predictor_interface predictor = {
     WN_SIZEOF(wn_predictor_interface), 0, bounds, retained_count, retain, select_newest, NULL};
 static const wn_aux_pool_interface aux_pool = {WN_SIZEOF(wn_aux_pool_interface), 0, declare,
