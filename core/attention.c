@@ -626,18 +626,19 @@ static wn_status run_phase(const call *c, uint32_t phase)
     wn_layer_counters *n = &c->layer->counters[phase];
     wn_tile_policy policy;
     wn_step_args step = step_args(c, phase);
-    wn_selection_count chosen;
+    const uint64_t visible = keys_visible(c, &step);
+    const wn_selection_count everything = {.selected = visible, .attended = visible};
+    wn_selection_count chosen = everything;
     uint64_t t0 = now(c);
     wn_status status = observe(c, &step);
     uint64_t t1 = now(c);
-    chosen.selected = chosen.attended = keys_visible(c, &step);
     add(&n->calls, 1);
     add(&n->query_tokens, c->batch->phase_tokens[phase]);
-    add(&n->keys_visible, chosen.selected);
+    add(&n->keys_visible, visible);
     if (status == WN_OK)
         status = select_keys(c, &step, &chosen);
     if (!c->batch->selected[phase]) /* dense, or a selection that failed half-way */
-        chosen.selected = chosen.attended = keys_visible(c, &step);
+        chosen = everything;
     if (status == WN_OK)
         status = choose_tile_policy(c, &step, &policy);
     uint64_t t2 = now(c);

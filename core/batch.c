@@ -111,7 +111,7 @@ static void carve(const wn_engine *e, arena *a, wn_batch *b)
     TAKE(a, b->evict_table, evict * e->max_pages_per_sequence);
 }
 
-static uint64_t arena_bytes(const wn_engine *engine)
+uint64_t wn_batch_bytes(const wn_engine *engine)
 {
     arena counter = {NULL, sizeof(wn_batch)};
     wn_batch shape = {0};
@@ -119,14 +119,9 @@ static uint64_t arena_bytes(const wn_engine *engine)
     return (counter.used + 63) & ~UINT64_C(63);
 }
 
-uint64_t wn_batch_bytes(const wn_engine *engine)
-{
-    return arena_bytes(engine);
-}
-
 static wn_batch *make_batch(wn_engine *engine)
 {
-    uint64_t bytes = arena_bytes(engine);
+    uint64_t bytes = wn_batch_bytes(engine);
     wn_batch *batch = aligned_alloc(64, bytes);
     if (batch == NULL)
         return NULL;
