@@ -64,3 +64,18 @@ const char *wn_cpu_ops_report(void)
 {
     return wn_kernels_cpu_report();
 }
+
+const char *wn_cpu_variant_name(uint32_t index)
+{
+    return wn_kernels_variant_name(index);
+}
+
+const wn_ops *wn_cpu_variant_ops(const char *variant)
+{
+    return wn_kernels_variant(variant);
+}
+
+const char *wn_cpu_variant_of_op(const char *variant, const char *op)
+{
+    return wn_kernels_variant_of(variant, op);
+}

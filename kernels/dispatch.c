@@ -1,6 +1,7 @@
 /* dispatch.c: which implementation of each op this machine runs. The table is filled with the
  * reference, then each rung of the ladder that the machine can stand on overwrites the ops that it
  * has. Everything is decided once, at the first call. This file compiles for the baseline CPU. */
+#include "kernels/cpu/cpu.h"
 #include "kernels/kernels.h"
 #include "kernels/ref/ref.h"
 
@@ -48,12 +49,18 @@ static void fill_reference(wn_ops *ops)
  * is one line at its place. */
 static const variant ladder[] = {
     {"ref", any_machine, fill_reference},
+#ifdef WN_KERNELS_X86
+    {"avx2", wn_avx2_runs_here, wn_avx2_fill},
+    {"avx512", wn_avx512_runs_here, wn_avx512_fill},
+    {"avx512_vnni", wn_avx512_vnni_runs_here, wn_avx512_vnni_fill},
+    {"avx512_bf16", wn_avx512_bf16_runs_here, wn_avx512_bf16_fill},
+#endif
 };
 enum { NUM_VARIANTS = sizeof ladder / sizeof ladder[0], LINE_BYTES = 160 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static wn_ops best;                     /* what wn_kernels_cpu gives */
-static wn_ops table_of[NUM_VARIANTS];   /* each variant over the reference */
+static wn_ops table_of[NUM_VARIANTS];   /* each variant over those below it */
 static const char *variant_of[NUM_OPS]; /* of each op in `best` */
 static char report[(NUM_OPS + 1) * LINE_BYTES];
 
@@ -106,7 +113,7 @@ static void write_report(const char *mask, int highest)
     const char *why = is_known ? "the best that WINNOW_KERNELS allows"
                                : "the best of this build that this machine runs";
 #define WN_OP(op, type)                                                                            \
-    used += (size_t)snprintf(report + used, sizeof report - used, "%-15s  %-6s  %s\n", #op,        \
+    used += (size_t)snprintf(report + used, sizeof report - used, "%-15s  %-11s  %s\n", #op,       \
                              variant_of[OP_##op], why);
 #include "kernels/ops.def"
 #undef WN_OP
@@ -118,8 +125,7 @@ static void decide(void)
     const char *mask = getenv("WINNOW_KERNELS");
     int highest = highest_allowed(mask);
     for (int i = 0; i < NUM_VARIANTS; i++) {
-        table_of[i] = empty_table();
-        fill_reference(&table_of[i]);
+        table_of[i] = i > 0 ? table_of[i - 1] : empty_table();
         ladder[i].fill(&table_of[i]);
     }
     climb(highest);
@@ -150,4 +156,18 @@ const wn_ops *wn_kernels_variant(const char *name)
 const char *wn_kernels_variant_name(uint32_t index)
 {
     return index < NUM_VARIANTS ? ladder[index].name : NULL;
+}
+
+const char *wn_kernels_variant_of(const char *name, const char *op)
+{
+    const wn_ops *ops = wn_kernels_variant(name);
+    const char *found = NULL;
+    for (int i = 0; ops != NULL && i < NUM_VARIANTS; i++) {
+#define WN_OP(op_, type)                                                                           \
+    if (strcmp(op, #op_) == 0 && found == NULL && table_of[i].op_ == ops->op_)                     \
+        found = ladder[i].name;
+#include "kernels/ops.def"
+#undef WN_OP
+    }
+    return found;
 }

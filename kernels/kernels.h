@@ -11,11 +11,17 @@ const wn_ops *wn_kernels_cpu(void);
 /* One line per op: its name, the variant chosen and why. Static. */
 const char *wn_kernels_cpu_report(void);
 
-/* One variant's table by name ("ref"), for checks and benchmarks; ops that the variant lacks are
- * the reference's. NULL if there is no such variant or the machine lacks it. */
+/* One variant's table by name ("ref", "avx2"), for checks and benchmarks; ops that the variant
+ * lacks are those of the variants below it. NULL if there is no such variant or the machine lacks
+ * it. */
 const wn_ops *wn_kernels_variant(const char *name);
 
-/* The names of all variants in this build, the reference first; NULL for an index beyond them. */
+/* The names of all variants in this build, the reference first, each above those that it beats;
+ * NULL for an index beyond them. */
 const char *wn_kernels_variant_name(uint32_t index);
+
+/* The variant from which wn_kernels_variant(name)->op comes, for a line of ops.def; NULL if there
+ * is no such variant or op, or the machine lacks it. */
+const char *wn_kernels_variant_of(const char *name, const char *op);
 
 #endif

@@ -5,6 +5,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 #include "kernels/rotation.h"
 #include "kernels/tensor_element.h"
 
@@ -191,7 +192,7 @@ static wn_status validate_kv(const wn_append_args *args)
     return status;
 }
 
-wn_status wn_ref_append(const wn_append_args *args)
+wn_status wn_refuse_append(const wn_append_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_append_args);
     if (args->num_tokens == 0)
@@ -201,7 +202,14 @@ wn_status wn_ref_append(const wn_append_args *args)
         status = validate_q(args);
     if (status == WN_OK)
         status = validate_kv(args);
-    if (status == WN_OK)
-        wn_for_each(args->executor, args->num_tokens, append_token, (void *)args);
     return status;
+}
+
+wn_status wn_ref_append(const wn_append_args *args)
+{
+    wn_status status = wn_refuse_append(args);
+    if (status != WN_OK || args->num_tokens == 0)
+        return status;
+    wn_for_each(args->executor, args->num_tokens, append_token, (void *)args);
+    return WN_OK;
 }

@@ -6,6 +6,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 /* How one call is cut. Unit i is, from the outside in: request, head, run, tile. A run is the query
  * tokens that share a selection row, a tile so many query tokens of a run. */
@@ -194,26 +195,41 @@ static wn_status check(const wn_attend_args *a, const char *op, bool by_kv_head)
     return WN_OK;
 }
 
-static wn_status attend(const wn_attend_args *args, const char *op, bool by_kv_head)
+static wn_status refuse(const wn_attend_args *args, const char *op, bool by_kv_head)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_attend_args);
-    if (args->kv.batch == 0)
-        return WN_OK;
-    wn_status status = check(args, op, by_kv_head);
-    if (status != WN_OK)
-        return status;
+    return args->kv.batch == 0 ? WN_OK : check(args, op, by_kv_head);
+}
+
+wn_status wn_refuse_context(const wn_attend_args *args)
+{
+    return refuse(args, "context", false);
+}
+
+wn_status wn_refuse_generation(const wn_attend_args *args)
+{
+    return refuse(args, "generation", true);
+}
+
+static void attend(const wn_attend_args *args, bool by_kv_head)
+{
     cut c = cut_of(args, by_kv_head);
     wn_for_each(args->executor, args->kv.batch * c.heads * c.most_runs * c.most_tiles, unit_body,
                 &c);
-    return WN_OK;
 }
 
 wn_status wn_ref_context(const wn_attend_args *args)
 {
-    return attend(args, "context", false);
+    wn_status status = wn_refuse_context(args);
+    if (status == WN_OK && args->kv.batch > 0)
+        attend(args, false);
+    return status;
 }
 
 wn_status wn_ref_generation(const wn_attend_args *args)
 {
-    return attend(args, "generation", true);
+    wn_status status = wn_refuse_generation(args);
+    if (status == WN_OK && args->kv.batch > 0)
+        attend(args, true);
+    return status;
 }

@@ -5,6 +5,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 /* One token's codes and scale, from one slot's address to another's. No data: V is a part of K. */
 static void move_codes(const wn_kv_view *view, uint32_t tokens_per_page, int64_t head,
@@ -120,13 +121,17 @@ static wn_status validate(const wn_compact_args *args)
     return status;
 }
 
-wn_status wn_ref_compact(const wn_compact_args *args)
+wn_status wn_refuse_compact(const wn_compact_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_compact_args);
-    wn_status status = validate(args);
-    if (status != WN_OK)
-        return status;
-    wn_for_each(args->executor, (int64_t)args->kv.batch * args->kv.num_kv_heads, compact_head,
-                (void *)args);
-    return WN_OK;
+    return validate(args);
+}
+
+wn_status wn_ref_compact(const wn_compact_args *args)
+{
+    wn_status status = wn_refuse_compact(args);
+    if (status == WN_OK)
+        wn_for_each(args->executor, (int64_t)args->kv.batch * args->kv.num_kv_heads, compact_head,
+                    (void *)args);
+    return status;
 }

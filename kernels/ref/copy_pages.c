@@ -2,6 +2,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 #include <string.h>
 
@@ -33,12 +34,16 @@ static wn_status validate(const wn_copy_pages_args *args)
     return WN_OK;
 }
 
-wn_status wn_ref_copy_pages(const wn_copy_pages_args *args)
+wn_status wn_refuse_copy_pages(const wn_copy_pages_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_copy_pages_args);
-    wn_status status = validate(args);
-    if (status != WN_OK)
-        return status;
-    wn_for_each(args->executor, args->count, copy_one, (void *)args);
-    return WN_OK;
+    return validate(args);
+}
+
+wn_status wn_ref_copy_pages(const wn_copy_pages_args *args)
+{
+    wn_status status = wn_refuse_copy_pages(args);
+    if (status == WN_OK)
+        wn_for_each(args->executor, args->count, copy_one, (void *)args);
+    return status;
 }

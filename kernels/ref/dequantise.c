@@ -2,6 +2,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 #include "kernels/tensor_element.h"
 
 /* The product of two floats is exact in double: out is rounded once. */
@@ -33,12 +34,16 @@ static wn_status validate(const wn_dequantise_args *args)
     return WN_OK;
 }
 
-wn_status wn_ref_dequantise(const wn_dequantise_args *args)
+wn_status wn_refuse_dequantise(const wn_dequantise_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_dequantise_args);
-    wn_status status = validate(args);
-    if (status != WN_OK)
-        return status;
-    wn_for_each(args->executor, args->in.shape[0], dequantise_row, (void *)args);
-    return WN_OK;
+    return validate(args);
+}
+
+wn_status wn_ref_dequantise(const wn_dequantise_args *args)
+{
+    wn_status status = wn_refuse_dequantise(args);
+    if (status == WN_OK)
+        wn_for_each(args->executor, args->in.shape[0], dequantise_row, (void *)args);
+    return status;
 }

@@ -4,6 +4,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 #include <string.h>
 
@@ -115,12 +116,17 @@ static wn_status validate(const wn_gather_pages_args *args)
     return validate_selection(args);
 }
 
-wn_status wn_ref_gather_pages(const wn_gather_pages_args *args)
+wn_status wn_refuse_gather_pages(const wn_gather_pages_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_gather_pages_args);
-    wn_status status = validate(args);
-    if (status != WN_OK)
-        return status;
-    wn_for_each(args->executor, (int64_t)args->num_kv_heads * args->batch, gather, (void *)args);
-    return WN_OK;
+    return validate(args);
+}
+
+wn_status wn_ref_gather_pages(const wn_gather_pages_args *args)
+{
+    wn_status status = wn_refuse_gather_pages(args);
+    if (status == WN_OK)
+        wn_for_each(args->executor, (int64_t)args->num_kv_heads * args->batch, gather,
+                    (void *)args);
+    return status;
 }

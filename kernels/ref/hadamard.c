@@ -3,6 +3,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 #include "kernels/tensor_element.h"
 
 enum { MOST = 1024 };
@@ -53,10 +54,15 @@ static wn_status check(const wn_hadamard_args *a)
     return WN_OK;
 }
 
-wn_status wn_ref_hadamard(const wn_hadamard_args *args)
+wn_status wn_refuse_hadamard(const wn_hadamard_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_hadamard_args);
-    wn_status status = check(args);
+    return check(args);
+}
+
+wn_status wn_ref_hadamard(const wn_hadamard_args *args)
+{
+    wn_status status = wn_refuse_hadamard(args);
     if (status == WN_OK)
         wn_for_each(args->executor, args->in.shape[0], hadamard_row, (void *)args);
     return status;

@@ -5,6 +5,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 #include "kernels/tensor_element.h"
 
 static void append_token(void *argument, int64_t token)
@@ -48,10 +49,15 @@ static wn_status check(const wn_indexer_append_args *a)
     return WN_OK;
 }
 
-wn_status wn_ref_indexer_append(const wn_indexer_append_args *args)
+wn_status wn_refuse_indexer_append(const wn_indexer_append_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_indexer_append_args);
-    wn_status status = check(args);
+    return check(args);
+}
+
+wn_status wn_ref_indexer_append(const wn_indexer_append_args *args)
+{
+    wn_status status = wn_refuse_indexer_append(args);
     if (status == WN_OK)
         wn_for_each(args->executor, args->k.shape[0], append_token, (void *)args);
     return status;

@@ -7,6 +7,7 @@
 #include "kernels/parallel.h"
 #include "kernels/ref/double_row.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 #include "kernels/tensor_element.h"
 
 #include <stdatomic.h>
@@ -286,7 +287,7 @@ static wn_status check_request(const wn_indexer_topk_args *a, const char *op, ui
     return WN_OK;
 }
 
-wn_status wn_ref_indexer_topk(const wn_indexer_topk_args *args)
+wn_status wn_refuse_indexer_topk(const wn_indexer_topk_args *args)
 {
     const char *op = "indexer_topk";
     WN_CHECK_STRUCT_SIZE(args, wn_indexer_topk_args);
@@ -299,7 +300,14 @@ wn_status wn_ref_indexer_topk(const wn_indexer_topk_args *args)
         status = check_outputs(args, op);
     for (uint32_t b = 0; status == WN_OK && b < args->batch; b++)
         status = check_request(args, op, b);
-    if (status == WN_OK)
-        wn_for_each(args->executor, args->batch * runs_per_request(args), topk_body, (void *)args);
     return status;
+}
+
+wn_status wn_ref_indexer_topk(const wn_indexer_topk_args *args)
+{
+    wn_status status = wn_refuse_indexer_topk(args);
+    if (status != WN_OK || args->batch == 0)
+        return status;
+    wn_for_each(args->executor, args->batch * runs_per_request(args), topk_body, (void *)args);
+    return WN_OK;
 }

@@ -7,6 +7,7 @@
 #include "kernels/parallel.h"
 #include "kernels/ref/double_row.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 #include <stdbool.h>
 
@@ -138,14 +139,20 @@ static wn_status check(const wn_landmark_update_args *a)
     return status;
 }
 
-wn_status wn_ref_landmark_update(const wn_landmark_update_args *args)
+wn_status wn_refuse_landmark_update(const wn_landmark_update_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_landmark_update_args);
     if (args->kv.batch == 0)
         return WN_OK;
-    wn_status status = check(args);
-    if (status == WN_OK)
-        wn_for_each(args->executor, (int64_t)args->kv.batch * args->kv.num_kv_heads, update_body,
-                    (void *)args);
-    return status;
+    return check(args);
+}
+
+wn_status wn_ref_landmark_update(const wn_landmark_update_args *args)
+{
+    wn_status status = wn_refuse_landmark_update(args);
+    if (status != WN_OK || args->kv.batch == 0)
+        return status;
+    wn_for_each(args->executor, (int64_t)args->kv.batch * args->kv.num_kv_heads, update_body,
+                (void *)args);
+    return WN_OK;
 }

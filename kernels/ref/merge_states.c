@@ -4,6 +4,7 @@
 #include "kernels/parallel.h"
 #include "kernels/ref/double_row.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 static double part_lse(const wn_merge_states_args *a, int64_t part, int64_t row, int64_t head)
 {
@@ -68,10 +69,15 @@ static wn_status check(const wn_merge_states_args *a)
     return status;
 }
 
-wn_status wn_ref_merge_states(const wn_merge_states_args *args)
+wn_status wn_refuse_merge_states(const wn_merge_states_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_merge_states_args);
-    wn_status status = check(args);
+    return check(args);
+}
+
+wn_status wn_ref_merge_states(const wn_merge_states_args *args)
+{
+    wn_status status = wn_refuse_merge_states(args);
     if (status == WN_OK)
         wn_for_each(args->executor, args->parts.shape[1] * args->parts.shape[2], merge,
                     (void *)args);

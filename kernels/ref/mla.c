@@ -7,6 +7,7 @@
 #include "kernels/ref/double_row.h"
 #include "kernels/ref/ref.h"
 #include "kernels/ref/running_softmax.h"
+#include "kernels/refuse.h"
 
 #include <stdbool.h>
 
@@ -222,13 +223,18 @@ static wn_status check(const wn_mla_args *a)
     return status;
 }
 
-wn_status wn_ref_mla(const wn_mla_args *args)
+wn_status wn_refuse_mla(const wn_mla_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_mla_args);
     if (args->q.shape[0] == 0 || args->q.shape[1] == 0)
         return WN_OK;
-    wn_status status = check(args);
-    if (status != WN_OK)
+    return check(args);
+}
+
+wn_status wn_ref_mla(const wn_mla_args *args)
+{
+    wn_status status = wn_refuse_mla(args);
+    if (status != WN_OK || args->q.shape[0] == 0 || args->q.shape[1] == 0)
         return status;
     int64_t most = heads_per_unit(args), units = (args->q.shape[1] + most - 1) / most;
     wn_for_each(args->executor, args->q.shape[0] * units, unit_body, (void *)args);

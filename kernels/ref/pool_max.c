@@ -2,6 +2,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 static void pool_row(void *argument, int64_t row)
 {
@@ -40,10 +41,15 @@ static wn_status check(const wn_pool_max_args *a)
     return WN_OK;
 }
 
-wn_status wn_ref_pool_max(const wn_pool_max_args *args)
+wn_status wn_refuse_pool_max(const wn_pool_max_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_pool_max_args);
-    wn_status status = check(args);
+    return check(args);
+}
+
+wn_status wn_ref_pool_max(const wn_pool_max_args *args)
+{
+    wn_status status = wn_refuse_pool_max(args);
     if (status == WN_OK)
         wn_for_each(args->executor, args->in.shape[0], pool_row, (void *)args);
     return status;

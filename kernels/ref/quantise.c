@@ -4,6 +4,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 #include "kernels/tensor_element.h"
 
 static int64_t block_of(const wn_quantise_args *args)
@@ -81,12 +82,16 @@ static wn_status validate(const wn_quantise_args *args)
     return check_scales(args);
 }
 
-wn_status wn_ref_quantise(const wn_quantise_args *args)
+wn_status wn_refuse_quantise(const wn_quantise_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_quantise_args);
-    wn_status status = validate(args);
-    if (status != WN_OK)
-        return status;
-    wn_for_each(args->executor, args->in.shape[0], quantise_row, (void *)args);
-    return WN_OK;
+    return validate(args);
+}
+
+wn_status wn_ref_quantise(const wn_quantise_args *args)
+{
+    wn_status status = wn_refuse_quantise(args);
+    if (status == WN_OK)
+        wn_for_each(args->executor, args->in.shape[0], quantise_row, (void *)args);
+    return status;
 }

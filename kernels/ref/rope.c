@@ -3,6 +3,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 #include "kernels/rotation.h"
 #include "kernels/tensor_element.h"
 
@@ -61,12 +62,18 @@ static wn_status check_rotation(const wn_rope_args *a)
     return WN_OK;
 }
 
-wn_status wn_ref_rope(const wn_rope_args *args)
+wn_status wn_refuse_rope(const wn_rope_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_rope_args);
     wn_status status = check_tensors(args);
     if (status == WN_OK)
         status = check_rotation(args);
+    return status;
+}
+
+wn_status wn_ref_rope(const wn_rope_args *args)
+{
+    wn_status status = wn_refuse_rope(args);
     if (status == WN_OK)
         wn_for_each(args->executor, args->in.shape[0], rope_token, (void *)args);
     return status;

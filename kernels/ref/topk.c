@@ -4,6 +4,7 @@
 #include "kernels/operand_check.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -96,10 +97,15 @@ static wn_status check(const wn_topk_args *a)
     return WN_OK;
 }
 
-wn_status wn_ref_topk(const wn_topk_args *args)
+wn_status wn_refuse_topk(const wn_topk_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_topk_args);
-    wn_status status = check(args);
+    return check(args);
+}
+
+wn_status wn_ref_topk(const wn_topk_args *args)
+{
+    wn_status status = wn_refuse_topk(args);
     if (status == WN_OK)
         wn_for_each(args->executor, args->scores.shape[0], topk_row, (void *)args);
     return status;

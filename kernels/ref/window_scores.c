@@ -5,6 +5,7 @@
 #include "kernels/parallel.h"
 #include "kernels/ref/double_row.h"
 #include "kernels/ref/ref.h"
+#include "kernels/refuse.h"
 
 /* Keys that are loaded at once: 64 KiB of doubles. */
 enum { STRIP = 64, NUMBERS = 8192 };
@@ -133,14 +134,20 @@ static wn_status check(const wn_window_scores_args *a)
     return WN_OK;
 }
 
-wn_status wn_ref_window_scores(const wn_window_scores_args *args)
+wn_status wn_refuse_window_scores(const wn_window_scores_args *args)
 {
     WN_CHECK_STRUCT_SIZE(args, wn_window_scores_args);
     if (args->kv.batch == 0)
         return WN_OK;
-    wn_status status = check(args);
-    if (status == WN_OK)
-        wn_for_each(args->executor, (int64_t)args->kv.batch * args->kv.num_kv_heads, window_body,
-                    (void *)args);
-    return status;
+    return check(args);
+}
+
+wn_status wn_ref_window_scores(const wn_window_scores_args *args)
+{
+    wn_status status = wn_refuse_window_scores(args);
+    if (status != WN_OK || args->kv.batch == 0)
+        return status;
+    wn_for_each(args->executor, (int64_t)args->kv.batch * args->kv.num_kv_heads, window_body,
+                (void *)args);
+    return WN_OK;
 }

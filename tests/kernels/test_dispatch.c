@@ -39,6 +39,13 @@ static void variants_are_found_by_name(void)
     CU_ASSERT_PTR_NULL(wn_kernels_variant_name(count + 1));
 }
 
+static void each_op_says_where_it_is_from(void)
+{
+    CU_ASSERT_STRING_EQUAL(wn_kernels_variant_of("ref", "topk"), "ref");
+    CU_ASSERT_PTR_NULL(wn_kernels_variant_of("ref", "nonesuch"));
+    CU_ASSERT_PTR_NULL(wn_kernels_variant_of("nonesuch", "topk"));
+}
+
 /* Does any line of the report begin with this word? */
 static int has_line(const char *report, const char *word)
 {
@@ -129,4 +136,5 @@ static void the_environment_decides(void)
 WN_SUITE("kernels.dispatch", {"the environment decides", the_environment_decides},
          {"the table is complete", the_table_is_complete},
          {"variants are found by name", variants_are_found_by_name},
+         {"each op says where it is from", each_op_says_where_it_is_from},
          {"the report names every op", the_report_names_every_op})

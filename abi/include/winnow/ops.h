@@ -209,8 +209,14 @@ typedef struct wn_attend_args {
     wn_tensor lse; /* F32 [rows, num_heads]; data NULL: not wanted */
     wn_attend_counters
         *counters; /* [num_heads] in context, [num_kv_heads] in generation; or NULL */
+    /* Room for the results of parts of a long request's keys, so that several threads can share
+     * one: num_heads * (v_head_dim + 16) * 4 bytes per query token and part; 64 parts at most.
+     * Caller's, contents undefined before and after. With less room, or NULL, the same bits come
+     * out of fewer threads. */
+    void *workspace;
+    int64_t workspace_bytes;
 } wn_attend_args;
-WN_STRUCT(wn_attend_args, counters);
+WN_STRUCT(wn_attend_args, workspace_bytes);
 
 /* Merges partial attention outputs over disjoint key sets, in the order of the parts:
  * lse = log sum exp(lse_p), out = sum exp(lse_p - lse) out_p; parts with LSE -inf count nothing. */
@@ -268,8 +274,10 @@ typedef struct wn_mla_args {
     wn_tensor out;        /* [rows, num_heads, v_dim]; F32 for partial results */
     wn_tensor lse;        /* F32 [rows, num_heads]; data NULL: not wanted */
     wn_tensor max_logits; /* F32 [rows, num_heads]; data NULL: not wanted */
+    void *workspace;      /* as in wn_attend_args, with v_dim */
+    int64_t workspace_bytes;
 } wn_mla_args;
-WN_STRUCT(wn_mla_args, max_logits);
+WN_STRUCT(wn_mla_args, workspace_bytes);
 
 /* ---------------------------------------------------------------- predict family */
 

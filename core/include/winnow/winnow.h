@@ -336,6 +336,13 @@ WN_EXPORT void wn_engine_timing(wn_engine *engine, int32_t on);
 WN_EXPORT const wn_ops *wn_cpu_ops(void);
 /* Which variant each op of wn_cpu_ops() is, and why: one line per op. */
 WN_EXPORT const char *wn_cpu_ops_report(void);
+/* All variants of this build by index, slowest first ("ref", "avx2", ...); NULL beyond the last. */
+WN_EXPORT const char *wn_cpu_variant_name(uint32_t index);
+/* One variant's table; ops that it lacks are those of the variants below it. For benchmarks and
+ * bisection: wn_cpu_ops() is what engines use. NULL: no such variant, or not on this machine. */
+WN_EXPORT const wn_ops *wn_cpu_variant_ops(const char *variant);
+/* Which variant an op ("topk") of that table comes from; NULL: no such variant or op. */
+WN_EXPORT const char *wn_cpu_variant_of_op(const char *variant, const char *op);
 /* The OpenMP executor that engines use by default. */
 WN_EXPORT const wn_executor *wn_executor_default(void);
 
