@@ -212,7 +212,8 @@ typedef struct wn_attend_args {
     /* Room for the results of parts of a long request's keys, so that several threads can share
      * one: num_heads * (v_head_dim + 16) * 4 bytes per query token and part; 64 parts at most.
      * Caller's, contents undefined before and after. With less room, or NULL, the same bits come
-     * out of fewer threads. */
+     * out of fewer threads. In a step it is the engine's, room for a few requests, given to every
+     * layer's call in turn: a hook that attends may use it until it returns. */
     void *workspace;
     int64_t workspace_bytes;
 } wn_attend_args;
