@@ -27,11 +27,14 @@ int wn_avx512_bf16_runs_here(void);
 /* X(op, args type): the ops that this variant has. The variants above AVX-512 only have those that
  * their instructions make faster. */
 #if defined(__AVX512BF16__)
-#define WN_CPU_OPS(X) X(context, wn_attend_args) X(mla, wn_mla_args)
+#define WN_CPU_OPS(X)                                                                              \
+    X(context, wn_attend_args) X(mla, wn_mla_args) X(indexer_topk, wn_indexer_topk_args)
 #elif defined(__AVX512VNNI__)
-#define WN_CPU_OPS(X)
+#define WN_CPU_OPS(X) X(indexer_topk, wn_indexer_topk_args)
 #else
-#define WN_CPU_OPS(X) X(context, wn_attend_args) X(generation, wn_attend_args) X(mla, wn_mla_args)
+#define WN_CPU_OPS(X)                                                                              \
+    X(context, wn_attend_args)                                                                     \
+    X(generation, wn_attend_args) X(mla, wn_mla_args) X(indexer_topk, wn_indexer_topk_args)
 #endif
 
 #define WN_CPU_DECLARE(op, type) wn_status WN_CPU(op)(const type *args);
