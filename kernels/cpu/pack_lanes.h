@@ -20,10 +20,10 @@ WN_INLINE uint32_t wn_lanes_equal(wn_vf x, wn_vf bound)
 {
     return _mm512_cmp_ps_mask(x, bound, _CMP_EQ_OQ);
 }
-/* Is any lane of either NaN? */
-WN_INLINE uint32_t wn_lanes_nan(wn_vf a, wn_vf b)
+/* met, and the lanes where a or b is NaN */
+WN_INLINE wn_vm wn_vm_or_nan(wn_vm met, wn_vf a, wn_vf b)
 {
-    return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
+    return (wn_vm)(met | _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q));
 }
 /* sum, one more in each lane of x that is at least the bound */
 WN_INLINE wn_vi wn_count_at_least(wn_vi sum, wn_vf x, wn_vf bound)
@@ -43,6 +43,15 @@ WN_INLINE wn_vi wn_vi_ascending(int32_t first)
 WN_INLINE wn_vi wn_vi_load(const int32_t *p)
 {
     return _mm512_loadu_si512(p);
+}
+/* Which of 64 scores are at least the bound. */
+WN_INLINE uint64_t wn_word_at_least(const float *p, wn_vf bound)
+{
+    __mmask16 m0 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p), bound, _CMP_GE_OQ);
+    __mmask16 m1 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 16), bound, _CMP_GE_OQ);
+    __mmask16 m2 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 32), bound, _CMP_GE_OQ);
+    __mmask16 m3 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 48), bound, _CMP_GE_OQ);
+    return _mm512_kunpackd(_mm512_kunpackw(m3, m2), _mm512_kunpackw(m1, m0));
 }
 /* Compressing into a register, then storing, is much faster on some processors than compressing
  * into memory. All WN_VL lanes are written. */
@@ -70,9 +79,9 @@ WN_INLINE uint32_t wn_lanes_equal(wn_vf x, wn_vf bound)
 {
     return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_EQ_OQ));
 }
-WN_INLINE uint32_t wn_lanes_nan(wn_vf a, wn_vf b)
+WN_INLINE wn_vm wn_vm_or_nan(wn_vm met, wn_vf a, wn_vf b)
 {
-    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q));
+    return _mm256_or_ps(met, _mm256_cmp_ps(a, b, _CMP_UNORD_Q));
 }
 WN_INLINE wn_vi wn_count_at_least(wn_vi sum, wn_vf x, wn_vf bound)
 {
@@ -91,6 +100,22 @@ WN_INLINE wn_vi wn_vi_ascending(int32_t first)
 WN_INLINE wn_vi wn_vi_load(const int32_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)p);
+}
+
+WN_INLINE uint32_t wn_half_word_at_least(const float *p, wn_vf bound)
+{
+    __m256i c0 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p), bound, _CMP_GE_OQ));
+    __m256i c1 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), bound, _CMP_GE_OQ));
+    __m256i c2 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 16), bound, _CMP_GE_OQ));
+    __m256i c3 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 24), bound, _CMP_GE_OQ));
+    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(c0, c1), _mm256_packs_epi32(c2, c3));
+    return (uint32_t)_mm256_movemask_epi8(/* packing went by halves of registers */
+                                          _mm256_permutevar8x32_epi32(
+                                              bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+}
+WN_INLINE uint64_t wn_word_at_least(const float *p, wn_vf bound)
+{
+    return wn_half_word_at_least(p, bound) | (uint64_t)wn_half_word_at_least(p + 32, bound) << 32;
 }
 
 /* For each mask, which lane comes to place i: the hexadecimal digit i. */

@@ -33,8 +33,8 @@ typedef struct score_row {
 typedef struct candidates {
     int64_t count;
     bool nan_met; /* while they were collected */
-    float score[CANDIDATES + BLOCK + WN_VL];
-    int32_t index[CANDIDATES + BLOCK + WN_VL];
+    _Alignas(64) float score[CANDIDATES + BLOCK + WN_VL];
+    _Alignas(64) int32_t index[CANDIDATES + BLOCK + WN_VL];
 } candidates;
 
 /* Chosen are the scores > least, and the first `equal` of those == least. */
@@ -138,8 +138,11 @@ static threshold find_threshold(const float *x, int64_t n, int64_t k, int64_t sl
     int64_t at_low = count_at_least(x, n, least);
     if (at_low < k)
         return (threshold){-FLT_MAX, n};
-    while (at_low > k + slack && high - low > 1) {
+    for (bool halve = false; at_low > k + slack && high - low > 1; halve = !halve) {
         int64_t middle = low + (high - low) / 2;
+        if (!halve) /* as if the scores lay evenly: halving alone takes more passes */
+            middle = low + (high - low) * (at_low - k) / (at_low - at_high + 1);
+        middle += middle == low;
         int64_t count = count_at_least(x, n, score_of(middle));
         bool enough = count >= k;
         low = enough ? middle : low;
@@ -219,10 +222,10 @@ static void collect(candidates *c, const float *x, int64_t first, int64_t n, flo
 {
     wn_vf least = wn_vf_set(bound);
     int64_t count = c->count, i = 0;
-    uint32_t nan = 0;
+    wn_vm nan = wn_vm_first(0);
     for (; i < n; i += 2 * WN_VL) {
         wn_vf v[2] = {load_scores(x, i, n), load_scores(x, i + WN_VL, n)};
-        nan |= wn_lanes_nan(v[0], v[1]);
+        nan = wn_vm_or_nan(nan, v[0], v[1]);
         for (int j = 0; j < 2; j++) {
             uint32_t mask = wn_lanes_at_least(v[j], least);
             wn_pack_pairs(c->score + count, c->index + count, mask, v[j],
@@ -231,18 +234,49 @@ static void collect(candidates *c, const float *x, int64_t first, int64_t n, flo
         }
     }
     c->count = count;
-    c->nan_met |= nan != 0;
+    c->nan_met |= wn_vm_bits(nan) != 0;
 }
 
-/* All of a row that are at least the bound; false if they are too many. */
-static bool collect_row(candidates *c, const score_row *row, float bound)
+WN_INLINE int64_t unpack_word(int32_t *to, uint64_t word, int32_t first)
+{
+    int64_t count = __builtin_popcountll(word);
+    for (int i = 0; i < 4; i++, word &= word - 1)
+        to[i] = first + (int32_t)_tzcnt_u64(word);
+    for (int i = 4; word != 0; i++, word &= word - 1)
+        to[i] = first + (int32_t)_tzcnt_u64(word);
+    return count;
+}
+
+/* The same where few reach the bound: words of 64 bits are unpacked four bits at a time, whether
+ * they are there or not, so that only a word of more costs a branch that was not foreseen. */
+static void collect_few(candidates *c, const float *x, int64_t first, int64_t n, float bound)
+{
+    wn_vf least = wn_vf_set(bound);
+    int64_t before = c->count, count = before, i = 0;
+    wn_vm nan = wn_vm_first(0);
+    for (; i + 64 <= n; i += 64) {
+        for (int j = 0; j < 64; j += 2 * WN_VL)
+            nan = wn_vm_or_nan(nan, wn_vf_load(x + i + j), wn_vf_load(x + i + j + WN_VL));
+        count +=
+            unpack_word(c->index + count, wn_word_at_least(x + i, least), (int32_t)(first + i));
+    }
+    for (int64_t j = before; j < count; j++)
+        c->score[j] = x[c->index[j] - first];
+    c->count = count;
+    c->nan_met |= wn_vm_bits(nan) != 0;
+    collect(c, x + i, first + i, n - i, bound);
+}
+
+/* All of a row that are at least the bound; false if they are too many. few: less than one score
+ * in 16 is expected. */
+static bool collect_row(candidates *c, const score_row *row, float bound, bool few)
 {
     float copy[BLOCK];
     c->count = 0;
     c->nan_met = false;
     for (int64_t i = 0; i < row->length; i += BLOCK) {
         int64_t n = least_of(BLOCK, row->length - i);
-        collect(c, block_of(row, i, n, copy), i, n, bound);
+        (few ? collect_few : collect)(c, block_of(row, i, n, copy), i, n, bound);
         if (c->count > CANDIDATES)
             return false;
     }
@@ -295,7 +329,9 @@ static int64_t take_sample(const score_row *row, float *sample)
     for (int64_t r = 0; r < runs; r++) {
         random = random * 1664525u + 1013904223u;
         int64_t first = r * part + ((int64_t)(random >> 8) * room >> 24);
-        for (int64_t i = 0; i < SAMPLE_RUN; i++)
+        if (row->stride == 1)
+            memcpy(sample + r * SAMPLE_RUN, row->data + first, SAMPLE_RUN * sizeof(float));
+        for (int64_t i = 0; row->stride != 1 && i < SAMPLE_RUN; i++)
             sample[r * SAMPLE_RUN + i] = row->data[(first + i) * row->stride];
     }
     return runs * SAMPLE_RUN;
@@ -380,14 +416,14 @@ static void choose_wide(writer *w, const score_row *row, int64_t k, const float 
  * less than it looks, a lower one is tried. */
 static void choose_long(writer *w, const score_row *row, int64_t k, candidates *c)
 {
-    float sample[SAMPLE];
+    _Alignas(64) float sample[SAMPLE];
     int64_t n = take_sample(row, sample);
     double expected = (double)k * (double)n / (double)row->length;
     double rank = expected + 5 * sqrt(expected) + 8;
     for (; rank < (double)n && rank * (double)row->length / (double)n < 0.8 * CANDIDATES;
          rank *= 2) {
         float bound = find_threshold(sample, n, (int64_t)rank, (int64_t)rank / 8).least;
-        if (!collect_row(c, row, bound))
+        if (!collect_row(c, row, bound, rank < (double)n / 16))
             break;
         if (c->count < k && bound > -FLT_MAX)
             continue;
@@ -405,7 +441,7 @@ static int64_t count_nan(const float *x, int64_t n)
     int64_t count = 0;
     for (int64_t i = 0; i < n; i += WN_VL) {
         wn_vf v = load_scores(x, i, n);
-        count += __builtin_popcount(wn_lanes_nan(v, v));
+        count += __builtin_popcount(wn_vm_bits(wn_vf_is_nan(v)));
     }
     return count;
 }
