@@ -31,7 +31,7 @@ int wn_avx512_bf16_runs_here(void);
 #elif defined(__AVX512VNNI__)
 #define WN_CPU_OPS(X)
 #else
-#define WN_CPU_OPS(X) X(topk, wn_topk_args)
+#define WN_CPU_OPS(X) X(topk, wn_topk_args) X(landmark_scores, wn_landmark_scores_args)
 #endif
 
 #define WN_CPU_DECLARE(op, type) wn_status WN_CPU(op)(const type *args);
