@@ -31,7 +31,11 @@ int wn_avx512_bf16_runs_here(void);
 #elif defined(__AVX512VNNI__)
 #define WN_CPU_OPS(X)
 #else
-#define WN_CPU_OPS(X) X(topk, wn_topk_args) X(landmark_scores, wn_landmark_scores_args)
+#define WN_CPU_OPS(X)                                                                              \
+    X(pool_max, wn_pool_max_args)                                                                  \
+    X(topk, wn_topk_args)                                                                          \
+    X(landmark_update, wn_landmark_update_args)                                                    \
+    X(landmark_scores, wn_landmark_scores_args)
 #endif
 
 #define WN_CPU_DECLARE(op, type) wn_status WN_CPU(op)(const type *args);

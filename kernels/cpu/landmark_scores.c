@@ -6,7 +6,7 @@
  * for the softmax; requests of more than a strip are computed twice, because a landmark's score
  * needs each head's sum over all of them. */
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/landmark_lanes.h"
 #include "kernels/landmark_element.h"
 #include "kernels/parallel.h"
 #include "kernels/refuse.h"
@@ -222,20 +222,6 @@ static void merge_rows(const group *g, const uint8_t *minimum, const uint8_t *ma
         row[i] = (uint8_t)((minimum[i] & g->keep_minimum[i]) | (maximum[i] & g->keep_maximum[i]));
 }
 
-WN_INLINE wn_vf load_channels(uint32_t dtype, const uint8_t *p)
-{
-#ifdef __AVX512F__
-    if (dtype == WN_F8_E5M2) /* the upper half of an f16 */
-        return _mm512_cvtph_ps(
-            _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8));
-#else
-    if (dtype == WN_F8_E5M2)
-        return _mm256_cvtph_ps(
-            _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i *)p)));
-#endif
-    return wn_vf_from(dtype, p);
-}
-
 WN_INLINE wn_vf move_lanes(wn_vf x, const int32_t *order)
 {
 #ifdef __AVX512F__
@@ -258,7 +244,7 @@ WN_INLINE void load_tile_of(const group *g, walk *w, int64_t first, int64_t coun
         const uint8_t *at = (const uint8_t *)view->data + walk_to(w, first + l) * bytes;
         merge_rows(g, at, at + view->max_offset * bytes, bytes * g->dim, row);
         for (int64_t i = 0; i < g->chunks; i++) {
-            wn_vf x = load_channels(dtype, row + g->chunk[i] * WN_VL * bytes);
+            wn_vf x = wn_vf_from_landmark(dtype, row + g->chunk[i] * WN_VL * bytes);
             if (!g->all)
                 x = move_lanes(x, g->order + i * WN_VL);
             wn_vf_store(tile + g->chunk_to[i], x);
