@@ -34,7 +34,8 @@ int wn_avx512_bf16_runs_here(void);
 #else
 #define WN_CPU_OPS(X)                                                                              \
     X(context, wn_attend_args)                                                                     \
-    X(generation, wn_attend_args) X(mla, wn_mla_args) X(indexer_topk, wn_indexer_topk_args)
+    X(generation, wn_attend_args) X(mla, wn_mla_args) X(indexer_topk, wn_indexer_topk_args)        \
+        X(topk, wn_topk_args) X(landmark_scores, wn_landmark_scores_args)
 #endif
 
 #define WN_CPU_DECLARE(op, type) wn_status WN_CPU(op)(const type *args);

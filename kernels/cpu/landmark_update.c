@@ -1,0 +1,297 @@
+/* landmark_update.c: minima and maxima of runs of keys. Keys without scales are compared as floats,
+ * which hold every dtype of a cache exactly; a code times a scale is a double, as in the reference,
+ * whose rounding to a narrow dtype goes through a float rounded to odd, so that it is one rounding.
+ * A long request is cut into parts of whole landmarks, which threads share. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/landmark_lanes.h"
+#include "kernels/kv_element.h"
+#include "kernels/landmark_element.h"
+#include "kernels/parallel.h"
+#include "kernels/refuse.h"
+
+#include <stdbool.h>
+
+enum {
+    PART = 512,           /* entries that make an item, about */
+    TOKENS = 16,          /* keys of a landmark that are folded together */
+    TINY_WORK = 64 * 1024 /* channels of keys for which no thread is woken */
+};
+
+/* One request and KV head. */
+typedef struct run {
+    const wn_landmark_update_args *args;
+    int64_t request, head, count;
+    bool exact; /* keys are their codes, one after another */
+} run;
+
+typedef struct token {
+    int64_t page, place;
+} token;
+
+/* The landmark that is being made. */
+typedef struct extremes {
+    float least[WN_MAX_HEAD_DIM + WN_VL], most[WN_MAX_HEAD_DIM + WN_VL];
+} extremes;
+
+static int64_t entries_of(const wn_landmark_update_args *a, int64_t request)
+{
+    return a->count != NULL ? a->count[request] : a->kv.length[request];
+}
+
+/* Where the landmark of an entry is stored. */
+static int64_t offset_of(const run *r, int64_t entry)
+{
+    const wn_landmark_update_args *a = r->args;
+    int64_t landmark = entry / a->landmarks.landmark_size;
+    if (a->landmark_page_table != NULL)
+        return wn_landmark_offset(
+            &a->landmarks, a->landmark_page_table + r->request * a->landmark_page_table_stride,
+            a->landmark_tokens_per_page, r->head, landmark);
+    return wn_landmark_offset(&a->landmarks,
+                              a->kv.page_table + r->request * a->kv.page_table_stride,
+                              a->kv.tokens_per_page, r->head, landmark);
+}
+
+/* The tokens of entries [first, end), end - first <= TOKENS; returns how many there are. */
+static int64_t find_tokens(const run *r, int64_t first, int64_t end, token *tokens)
+{
+    const wn_landmark_update_args *a = r->args;
+    const int32_t *table = a->kv.page_table + r->request * a->kv.page_table_stride;
+    uint32_t per_page = a->kv.tokens_per_page;
+    int64_t count = 0;
+    if (a->gather == NULL) {
+        uint32_t page = (uint32_t)first / per_page, place = (uint32_t)first % per_page;
+        for (; count < end - first; count++) {
+            tokens[count] = (token){table[page], place};
+            place = place + 1 < per_page ? place + 1 : 0;
+            page += place == 0;
+        }
+        return count;
+    }
+    const int32_t *list =
+        a->gather + r->request * a->gather_stride + r->head * a->gather_head_stride;
+    for (int64_t e = first; e < end; e++)
+        if (list[e] >= 0)
+            tokens[count++] =
+                (token){table[(uint32_t)list[e] / per_page], (uint32_t)list[e] % per_page};
+    return count;
+}
+
+/* ---------------------------------------------------------------- keys that are their codes */
+
+/* Comparisons with a NaN key are false, and the second operand stays. */
+WN_INLINE void fold_floats_of(uint32_t dtype, const uint8_t *const *key, int64_t count, int64_t dim,
+                              extremes *x)
+{
+    int64_t bytes = wn_number_bytes(dtype);
+    for (int64_t d = 0; d < dim; d += WN_VL) {
+        wn_vf least = wn_vf_load(x->least + d), most = wn_vf_load(x->most + d);
+        for (int64_t t = 0; t < count; t++) {
+            wn_vf v = dim - d >= WN_VL ? wn_vf_from(dtype, key[t] + d * bytes)
+                                       : wn_vf_from_first(dtype, key[t] + d * bytes, dim - d);
+            least = wn_vf_min(v, least);
+            most = wn_vf_max(v, most);
+        }
+        wn_vf_store(x->least + d, least);
+        wn_vf_store(x->most + d, most);
+    }
+}
+
+static void fold_floats(const run *r, const token *tokens, int64_t count, extremes *x)
+{
+    const wn_kv_view *k = &r->args->kv.k;
+    const uint8_t *key[TOKENS];
+    for (int64_t t = 0; t < count; t++)
+        key[t] =
+            (const uint8_t *)k->data + wn_kv_offset(k, r->args->kv.tokens_per_page, tokens[t].page,
+                                                    r->head, tokens[t].place, 0) *
+                                           wn_number_bytes(k->dtype);
+    switch (k->dtype) {
+    case WN_F16:
+        fold_floats_of(WN_F16, key, count, k->dim, x);
+        break;
+    case WN_BF16:
+        fold_floats_of(WN_BF16, key, count, k->dim, x);
+        break;
+    case WN_F8_E4M3:
+        fold_floats_of(WN_F8_E4M3, key, count, k->dim, x);
+        break;
+    case WN_I8:
+        fold_floats_of(WN_I8, key, count, k->dim, x);
+        break;
+    default:
+        fold_floats_of(WN_F32, key, count, k->dim, x);
+    }
+}
+
+/* ---------------------------------------------------------------- keys with scales, rare layouts
+ */
+
+/* The channels of a key, in doubles. */
+static void load_key(const run *r, const token *t, double *key)
+{
+    const wn_kv_view *k = &r->args->kv.k;
+    uint32_t per_page = r->args->kv.tokens_per_page;
+    if (k->layout != WN_LAYOUT_STRIDED) {
+        for (int64_t d = 0; d < k->dim; d++)
+            key[d] = wn_kv_value(k, per_page, t->page, r->head, t->place, d);
+        return;
+    }
+    double scale = wn_kv_scale(k, t->page, r->head, t->place);
+    int64_t bytes = wn_number_bytes(k->dtype);
+    const uint8_t *code =
+        (const uint8_t *)k->data + wn_kv_offset(k, per_page, t->page, r->head, t->place, 0) * bytes;
+    float lane[WN_VL];
+    for (int64_t d = 0; d < k->dim; d += WN_VL) {
+        int64_t n = k->dim - d < WN_VL ? k->dim - d : WN_VL;
+        wn_vf_store(lane, n == WN_VL ? wn_vf_from(k->dtype, code + d * bytes)
+                                     : wn_vf_from_first(k->dtype, code + d * bytes, n));
+        for (int64_t i = 0; i < WN_VL; i++)
+            key[d + i] = lane[i] * scale;
+    }
+}
+
+/* Rounds to the float towards 0, or the odd one of the two beside it: a second rounding, to at
+ * least two bits less, is then as if it were the only one. */
+static float round_to_odd(double x)
+{
+    float near = (float)x;
+    uint32_t bits;
+    if ((double)near == x || isnan(x))
+        return near;
+    memcpy(&bits, &near, sizeof bits);
+    bits = (bits - (fabs((double)near) > fabs(x))) | 1;
+    memcpy(&near, &bits, sizeof bits);
+    return near;
+}
+
+/* Folds entries [first, end) into what is there. */
+static void fold_doubles(const run *r, int64_t first, int64_t end, extremes *x)
+{
+    int64_t dim = r->args->kv.k.dim;
+    double key[WN_MAX_HEAD_DIM + WN_VL], least[WN_MAX_HEAD_DIM], most[WN_MAX_HEAD_DIM];
+    bool is_float = r->args->landmarks.dtype == WN_F32;
+    for (int64_t d = 0; d < dim; d++) {
+        least[d] = x->least[d];
+        most[d] = x->most[d];
+    }
+    for (int64_t e = first; e < end; e++) {
+        token t;
+        if (find_tokens(r, e, e + 1, &t) == 0)
+            continue;
+        load_key(r, &t, key);
+        for (int64_t d = 0; d < dim; d++) {
+            least[d] = key[d] < least[d] ? key[d] : least[d];
+            most[d] = key[d] > most[d] ? key[d] : most[d];
+        }
+    }
+    for (int64_t d = 0; d < dim; d++) {
+        x->least[d] = is_float ? (float)least[d] : round_to_odd(least[d]);
+        x->most[d] = is_float ? (float)most[d] : round_to_odd(most[d]);
+    }
+}
+
+/* ---------------------------------------------------------------- landmarks */
+
+static void load_stored(uint32_t dtype, const uint8_t *p, int64_t dim, float *to)
+{
+    int64_t bytes = wn_number_bytes(dtype);
+    for (int64_t d = 0; d < dim; d += WN_VL) {
+        uint8_t copy[4 * WN_VL] = {0};
+        const uint8_t *at = p + d * bytes;
+        if (dim - d < WN_VL)
+            at = memcpy(copy, at, (size_t)((dim - d) * bytes));
+        wn_vf_store(to + d, wn_vf_from_landmark(dtype, at));
+    }
+}
+
+static void store_rounded(uint32_t dtype, uint8_t *p, int64_t dim, const float *from)
+{
+    int64_t bytes = wn_number_bytes(dtype);
+    for (int64_t d = 0; d < dim; d += WN_VL)
+        wn_store_landmark(dtype, p + d * bytes, wn_vf_load(from + d),
+                          dim - d < WN_VL ? dim - d : WN_VL);
+}
+
+/* Merges entries [first, end), all of one landmark, with what is stored, or with nothing. */
+static void update(const run *r, int64_t first, int64_t end, bool afresh)
+{
+    const wn_landmark_view *view = &r->args->landmarks;
+    int64_t dim = r->args->kv.k.dim;
+    uint8_t *minimum = (uint8_t *)view->data + offset_of(r, first) * wn_number_bytes(view->dtype);
+    uint8_t *maximum = minimum + view->max_offset * wn_number_bytes(view->dtype);
+    extremes x;
+    for (int64_t d = 0; afresh && d < dim; d += WN_VL) {
+        wn_vf_store(x.least + d, wn_vf_set(INFINITY));
+        wn_vf_store(x.most + d, wn_vf_set(-INFINITY));
+    }
+    if (!afresh) {
+        load_stored(view->dtype, minimum, dim, x.least);
+        load_stored(view->dtype, maximum, dim, x.most);
+    }
+    if (!r->exact)
+        fold_doubles(r, first, end, &x);
+    for (int64_t e = first; r->exact && e < end; e += TOKENS) {
+        token tokens[TOKENS];
+        int64_t count = find_tokens(r, e, end - e < TOKENS ? end : e + TOKENS, tokens);
+        fold_floats(r, tokens, count, &x);
+    }
+    store_rounded(view->dtype, minimum, dim, x.least);
+    store_rounded(view->dtype, maximum, dim, x.most);
+}
+
+/* ---------------------------------------------------------------- parts */
+
+/* How the entries of a call are cut: parts of `entries`, whole landmarks, `count` of them at most
+ * in a request. */
+typedef struct parts {
+    const wn_landmark_update_args *args;
+    int64_t entries, count;
+} parts;
+
+static int64_t first_landmark(const wn_landmark_update_args *a, int64_t request)
+{
+    return a->begin[request] / a->landmarks.landmark_size * a->landmarks.landmark_size;
+}
+
+static void update_body(void *argument, int64_t item)
+{
+    const parts *p = argument;
+    const wn_landmark_update_args *a = p->args;
+    const wn_kv_view *k = &a->kv.k;
+    int64_t size = a->landmarks.landmark_size, group = item / p->count;
+    run r = {.args = a,
+             .request = group / a->kv.num_kv_heads,
+             .head = group % a->kv.num_kv_heads,
+             .exact = k->layout == WN_LAYOUT_STRIDED && k->scale == NULL && k->tensor_scale == 1};
+    int64_t begin = first_landmark(a, r.request) + item % p->count * p->entries;
+    int64_t end = begin + p->entries;
+    begin = begin < a->begin[r.request] ? a->begin[r.request] : begin;
+    r.count = entries_of(a, r.request);
+    end = end < r.count ? end : r.count;
+    for (int64_t entry = begin; entry < end;) {
+        int64_t next = (entry / size + 1) * size;
+        next = next < end ? next : end;
+        update(&r, entry, next, entry % size == 0);
+        entry = next;
+    }
+}
+
+wn_status WN_CPU(landmark_update)(const wn_landmark_update_args *args)
+{
+    wn_status status = wn_refuse_landmark_update(args);
+    if (status != WN_OK || args->kv.batch == 0)
+        return status;
+    int64_t size = args->landmarks.landmark_size, total = 0, longest = 0;
+    for (uint32_t b = 0; b < args->kv.batch; b++) {
+        int64_t entries = entries_of(args, b) - first_landmark(args, b);
+        total += entries > 0 ? entries : 0;
+        longest = entries > longest ? entries : longest;
+    }
+    parts p = {.args = args, .entries = size < PART ? PART / size * size : size};
+    p.count = (longest + p.entries - 1) / p.entries;
+    bool tiny = total * args->kv.num_kv_heads * args->kv.k.dim <= TINY_WORK;
+    wn_for_each(tiny ? NULL : args->executor,
+                (int64_t)args->kv.batch * args->kv.num_kv_heads * p.count, update_body, &p);
+    return WN_OK;
+}
