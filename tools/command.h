@@ -22,6 +22,7 @@ enum {
     X(check, "say what a configuration would do on a model, and what memory it takes")             \
     X(validate, "check a plugin against the contract")                                             \
     X(new, "write the skeleton of a new plugin")                                                   \
+    X(bench, "time kernels and whole steps beside the machine's roofs")                            \
     X(doctor, "show what a bug report needs: machine, variants, plugins, versions")
 
 /* argv[0] is the subcommand's name. Returns WN_EXIT_.... */

@@ -2,14 +2,12 @@
  * and nobody remembers to write. */
 #include "tools/command.h"
 #include "tools/found_plugins.h"
+#include "tools/machine.h"
 #include "winnow/plugin.h"
 #include "winnow/winnow.h"
 
 #include <jansson.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/utsname.h>
-#include <unistd.h>
 
 typedef struct doctor_options {
     const char *plugin_path;
@@ -36,65 +34,13 @@ const wn_usage wn_usage_doctor = {
 static const char *const variables[] = {"WINNOW_PLUGIN_PATH", "WINNOW_KERNELS", "WINNOW_LOG",
                                         "OMP_NUM_THREADS",    "XDG_DATA_HOME",  NULL};
 
-/* The value of the first line "key : value" of a file of /proc; "" if there is none. */
-static void read_line(const char *path, const char *key, char *value, size_t capacity)
-{
-    char line[4096];
-    FILE *file = fopen(path, "r");
-    value[0] = '\0';
-    while (file != NULL && value[0] == '\0' && fgets(line, sizeof line, file) != NULL) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, key, strlen(key)) != 0 || colon == NULL)
-            continue;
-        colon += 1 + strspn(colon + 1, " \t");
-        colon[strcspn(colon, "\n")] = '\0';
-        snprintf(value, capacity, "%s", colon);
-    }
-    if (file != NULL)
-        fclose(file);
-}
-
-static int in_words(const char *text, const char *word)
-{
-    size_t length = strlen(word);
-    for (const char *at = strstr(text, word); at != NULL; at = strstr(at + 1, word))
-        if ((at == text || at[-1] == ' ') && (at[length] == ' ' || at[length] == '\0'))
-            return 1;
-    return 0;
-}
-
-/* Of the processor's many flags those that a kernel could be written for. */
-static void vector_flags(char *text, size_t capacity)
-{
-    static const char *const wanted[] = {
-        "avx",         "avx2",        "fma",         "f16c",     "avx512f",  "avx512bw", "avx512vl",
-        "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd",
-        "asimdhp",     "bf16",        "sve",         "sve2",     NULL};
-    char flags[4096];
-    size_t used = 0;
-    read_line("/proc/cpuinfo", "flags", flags, sizeof flags);
-    if (flags[0] == '\0')
-        read_line("/proc/cpuinfo", "Features", flags, sizeof flags);
-    text[0] = '\0';
-    for (int i = 0; wanted[i] != NULL && used < capacity; i++)
-        if (in_words(flags, wanted[i]))
-            used += (size_t)snprintf(text + used, capacity - used, "%s%s", used > 0 ? " " : "",
-                                     wanted[i]);
-}
-
 static json_t *machine(void)
 {
-    struct utsname system = {0};
-    char processor[256], flags[512], memory[64];
-    uname(&system);
-    read_line("/proc/cpuinfo", "model name", processor, sizeof processor);
-    read_line("/proc/meminfo", "MemTotal", memory, sizeof memory);
-    vector_flags(flags, sizeof flags);
-    return json_pack("{s:s, s:s, s:I, s:i, s:s, s:o}", "processor",
-                     processor[0] != '\0' ? processor : "unknown", "vector flags", flags,
-                     "processors online", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "threads used",
-                     (int)wn_executor_default()->num_threads, "memory", memory, "system",
-                     json_sprintf("%s %s %s", system.sysname, system.release, system.machine));
+    wn_machine m = wn_machine_read();
+    return json_pack("{s:s, s:s, s:I, s:i, s:s, s:s}", "processor", m.processor, "vector flags",
+                     m.flags, "processors online", (json_int_t)m.processors, "threads used",
+                     (int)wn_executor_default()->num_threads, "memory", m.memory, "system",
+                     m.system);
 }
 
 static json_t *versions(void)
