@@ -530,11 +530,12 @@ static void clear_rows(const call *c, int64_t first)
 static uint32_t pack_evicted(const call *c)
 {
     wn_batch *b = c->batch;
-    uint32_t n = 0, g = c->layer->group;
+    uint32_t n = 0, g = c->layer->group, size = c->engine->tokens_per_page;
     int64_t stride = c->engine->max_pages_per_sequence;
     for (uint32_t i = 0; i < b->count[WN_PHASE_CONTEXT]; i++) {
         if (b->kept[g][i] < 0)
             continue;
+        const size_t pages = ((uint32_t)b->length[g][i] + size - 1) / size;
         b->evict_place[n] = i;
         b->evict_item[n] = b->item_of[i];
         b->evict_q_begin[n] = b->q_begin[i];
@@ -544,8 +545,7 @@ static uint32_t pack_evicted(const call *c)
         b->evict_flags[n] = b->request_flags[i];
         b->evict_sequence[n] = b->sequence[i];
         b->evict_slot[n] = b->sequence_slot[i];
-        memcpy(b->evict_table + n * stride, b->table[g] + i * stride,
-               (size_t)stride * sizeof(int32_t));
+        memcpy(b->evict_table + n * stride, b->table[g] + i * stride, pages * sizeof(int32_t));
         n++;
     }
     return n;
