@@ -27,7 +27,7 @@ int wn_avx512_bf16_runs_here(void);
 /* X(op, args type): the ops that this variant has. The variants above AVX-512 only have those that
  * their instructions make faster. */
 #if defined(__AVX512BF16__)
-#define WN_CPU_OPS(X)
+#define WN_CPU_OPS(X) X(generation, wn_attend_args)
 #elif defined(__AVX512VNNI__)
 #define WN_CPU_OPS(X)
 #else
