@@ -120,22 +120,23 @@ WN_INLINE wn_vf wn_vf_per_key(int lanes, const float *p)
     return wn_vf_load(p);
 }
 
-/* Lane i of the result: the sum of x[i]. */
+/* Lane i of the result: the sum of x[i]. Folding two vectors into one takes what stays in place by
+ * a blend, which any port does, and what moves by one shuffle. */
 WN_INLINE wn_vf wn_vf_sums(const wn_vf x[WN_VL])
 {
     __m512 y[8], z[4];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        y[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]),
-                             _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+    for (int i = 0; i < 8; i++) /* [a02 a13 b02 b13] in each quarter */
+        y[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, x[2 * i], x[2 * i + 1]),
+                             _mm512_shuffle_ps(x[2 * i], x[2 * i + 1], 0x4e));
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        z[i] = _mm512_add_ps(_mm512_shuffle_ps(y[2 * i], y[2 * i + 1], 0x44),
-                             _mm512_shuffle_ps(y[2 * i], y[2 * i + 1], 0xee));
-    __m512 u = _mm512_add_ps(_mm512_shuffle_f32x4(z[0], z[1], 0x88),
-                             _mm512_shuffle_f32x4(z[0], z[1], 0xdd));
-    __m512 v = _mm512_add_ps(_mm512_shuffle_f32x4(z[2], z[3], 0x88),
-                             _mm512_shuffle_f32x4(z[2], z[3], 0xdd));
+    for (int i = 0; i < 4; i++) /* [a b c d] */
+        z[i] = _mm512_add_ps(_mm512_shuffle_ps(y[2 * i], y[2 * i + 1], 0x88),
+                             _mm512_shuffle_ps(y[2 * i], y[2 * i + 1], 0xdd));
+    __m512 u = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, z[0], z[1]),
+                             _mm512_shuffle_f32x4(z[0], z[1], 0x4e));
+    __m512 v = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, z[2], z[3]),
+                             _mm512_shuffle_f32x4(z[2], z[3], 0x4e));
     return _mm512_add_ps(_mm512_shuffle_f32x4(u, v, 0x88), _mm512_shuffle_f32x4(u, v, 0xdd));
 }
 
@@ -206,13 +207,13 @@ WN_INLINE wn_vf wn_vf_sums(const wn_vf x[WN_VL])
     __m256 y[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
-        y[i] = _mm256_add_ps(_mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]),
-                             _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+        y[i] = _mm256_add_ps(_mm256_blend_ps(x[2 * i], x[2 * i + 1], 0xcc),
+                             _mm256_shuffle_ps(x[2 * i], x[2 * i + 1], 0x4e));
     __m256 u =
-        _mm256_add_ps(_mm256_shuffle_ps(y[0], y[1], 0x44), _mm256_shuffle_ps(y[0], y[1], 0xee));
+        _mm256_add_ps(_mm256_shuffle_ps(y[0], y[1], 0x88), _mm256_shuffle_ps(y[0], y[1], 0xdd));
     __m256 v =
-        _mm256_add_ps(_mm256_shuffle_ps(y[2], y[3], 0x44), _mm256_shuffle_ps(y[2], y[3], 0xee));
-    return _mm256_add_ps(_mm256_permute2f128_ps(u, v, 0x20), _mm256_permute2f128_ps(u, v, 0x31));
+        _mm256_add_ps(_mm256_shuffle_ps(y[2], y[3], 0x88), _mm256_shuffle_ps(y[2], y[3], 0xdd));
+    return _mm256_add_ps(_mm256_blend_ps(u, v, 0xf0), _mm256_permute2f128_ps(u, v, 0x21));
 }
 
 #endif
@@ -299,11 +300,11 @@ WN_INLINE void wn_score_chunk(uint32_t dtype, int rows, const char *const *key, 
     }
 }
 
-/* s[key][lanes] = the dot products of `count` keys with `rows` (1 .. 4) folded rows of q. With 3
- * rows the fourth lane is 0. Writes whole vectors: up to WN_VL - 1 floats beyond, for keys that
- * offset repeats. */
+/* s[key][lanes] = factor * the dot products of `count` keys with `rows` (1 .. 4) folded rows of q.
+ * With 3 rows the fourth lane is 0. Writes whole vectors: up to WN_VL - 1 floats beyond, for keys
+ * that offset repeats. */
 WN_INLINE void wn_score_rows(uint32_t dtype, int rows, const wn_key_rows *k, int64_t count,
-                             const float *q, int64_t stride, float *s)
+                             const float *q, int64_t stride, float factor, float *s)
 {
     const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
     int64_t bytes = wn_code_bytes(dtype), whole = k->dim / WN_CHUNK * WN_CHUNK;
@@ -322,9 +323,48 @@ WN_INLINE void wn_score_rows(uint32_t dtype, int rows, const wn_key_rows *k, int
         }
         if (whole < k->dim)
             wn_score_chunk(dtype, rows, key, whole, k->dim - whole, q, stride, acc);
-        wn_vf_store(s + j * lanes, wn_vf_sums(acc));
+        wn_vf_store(s + j * lanes, wn_vf_mul(wn_vf_sums(acc), wn_vf_set(factor)));
     }
 }
+
+#ifdef __AVX512BF16__
+
+/* The same with queries and keys of bfloat16, both as they are stored: products of pairs of
+ * channels, exact, summed in floats. stride: floats, each holding two channels. */
+WN_INLINE void wn_dot_rows(int rows, const wn_key_rows *k, int64_t count, const float *q,
+                           int64_t stride, float factor, float *s)
+{
+    const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
+    for (int64_t j = 0; j < count; j += keys) {
+        const char *key[WN_VL];
+        wn_vf acc[WN_VL];
+#pragma GCC unroll 16
+        for (int i = 0; i < WN_VL; i++)
+            acc[i] = wn_vf_zero();
+#pragma GCC unroll 16
+        for (int t = 0; t < keys; t++)
+            key[t] = k->base + k->offset[j + t] * 2;
+        for (int64_t d = 0; d < k->dim; d += WN_CHUNK) {
+            int64_t left = k->dim - d < WN_CHUNK ? k->dim - d : WN_CHUNK;
+            __mmask32 mask = (__mmask32)((1ULL << left) - 1);
+            __m512bh x[WN_ROWS_SHARED];
+            wn_prefetch_rows(k, 2, j, keys, d * 2);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++)
+                x[r] = (__m512bh)_mm512_loadu_si512(q + r * stride + d / 2);
+#pragma GCC unroll 16
+            for (int t = 0; t < keys; t++) {
+                __m512bh y = (__m512bh)_mm512_maskz_loadu_epi16(mask, key[t] + d * 2);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++)
+                    acc[t * lanes + r] = _mm512_dpbf16_ps(acc[t * lanes + r], x[r], y);
+            }
+        }
+        wn_vf_store(s + j * lanes, wn_vf_mul(wn_vf_sums(acc), wn_vf_set(factor)));
+    }
+}
+
+#endif
 
 /* ---- weights V */
 

@@ -29,6 +29,58 @@ _Static_assert(WN_ROWS_NUMBERS >= WN_SCRATCH_KEYS * WN_MAX_HEAD_DIM, "the scratc
 #define WN_LOG2_E 1.4426950408889634
 #define WN_LN_2 0.6931471805599453
 
+/* ---- the products, for each dtype and number of rows */
+
+typedef void wn_score_function(const wn_key_rows *k, int64_t count, const float *q, int64_t stride,
+                               float factor, float *scores);
+typedef void wn_add_function(const wn_key_rows *v, int64_t count, const float *weight, float *out,
+                             int64_t stride);
+
+#define WN_PRODUCTS(dtype, rows)                                                                   \
+    static void score_##dtype##_##rows(const wn_key_rows *k, int64_t count, const float *q,        \
+                                       int64_t stride, float factor, float *scores)                \
+    {                                                                                              \
+        wn_score_rows(WN_##dtype, rows, k, count, q, stride, factor, scores);                      \
+    }                                                                                              \
+    static void add_##dtype##_##rows(const wn_key_rows *v, int64_t count, const float *weight,     \
+                                     float *out, int64_t stride)                                   \
+    {                                                                                              \
+        wn_add_rows(WN_##dtype, rows, v, count, weight, out, stride);                              \
+    }
+#define WN_PRODUCTS_OF(dtype)                                                                      \
+    WN_PRODUCTS(dtype, 1) WN_PRODUCTS(dtype, 2) WN_PRODUCTS(dtype, 3) WN_PRODUCTS(dtype, 4)
+WN_PRODUCTS_OF(F32)
+WN_PRODUCTS_OF(F16)
+WN_PRODUCTS_OF(BF16)
+WN_PRODUCTS_OF(F8_E4M3)
+WN_PRODUCTS_OF(I8)
+
+#define WN_PRODUCTS_ROW(what, dtype)                                                               \
+    [WN_##dtype] = {what##_##dtype##_1, what##_##dtype##_2, what##_##dtype##_3, what##_##dtype##_4}
+#define WN_PRODUCTS_TABLE(what)                                                                    \
+    {                                                                                              \
+        WN_PRODUCTS_ROW(what, F32), WN_PRODUCTS_ROW(what, F16), WN_PRODUCTS_ROW(what, BF16),       \
+            WN_PRODUCTS_ROW(what, F8_E4M3), WN_PRODUCTS_ROW(what, I8)                              \
+    }
+static wn_score_function *const wn_score_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(score);
+#ifdef __AVX512BF16__
+#define WN_DOT_PRODUCTS(rows)                                                                      \
+    static void dot_BF16_##rows(const wn_key_rows *k, int64_t count, const float *q,               \
+                                int64_t stride, float factor, float *scores)                       \
+    {                                                                                              \
+        wn_dot_rows(rows, k, count, q, stride, factor, scores);                                    \
+    }
+WN_DOT_PRODUCTS(1)
+WN_DOT_PRODUCTS(2)
+WN_DOT_PRODUCTS(3)
+WN_DOT_PRODUCTS(4)
+static wn_score_function *const wn_dot_functions[WN_ROWS_SHARED] = {dot_BF16_1, dot_BF16_2,
+                                                                    dot_BF16_3, dot_BF16_4};
+#endif
+static wn_add_function *const wn_add_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(add);
+
+/* ---- the rows */
+
 /* Row r of KV head h is query token first_token + (first_row + r) / group, query head h * group +
  * (first_row + r) % group; it has index (h - first_head) * num_rows + r in the arrays. */
 typedef struct wn_rows {
@@ -37,14 +89,17 @@ typedef struct wn_rows {
     int64_t first_head, num_heads; /* KV heads */
     int64_t first_token;           /* of the run of queries that share keys */
     int64_t first_row, num_rows;
-    int64_t k_padded, v_padded; /* floats from row to row of q and of out */
-    uint32_t k_dtype, v_dtype;  /* as the products see them */
-    bool k_direct, v_direct;    /* they see the cache itself, not converted rows */
-    float cap;                  /* scores are cap * tanh(x); 0: off */
+    int64_t v_padded;                /* floats from row to row of out */
+    uint32_t k_dtype, v_dtype;       /* as the products see them */
+    bool k_direct, v_direct;         /* they see the cache itself, not converted rows */
+    float cap;                       /* scores are cap * tanh(x); 0: off */
+    float factor;                    /* of the dot products */
+    int64_t q_stride;                /* floats from row to row of q */
+    wn_score_function *const *score; /* for 1 .. 4 rows */
     int64_t scratch_offset[WN_SCRATCH_KEYS + WN_VL];
     float maximum[WN_ROWS_HELD], sum[WN_ROWS_HELD];
     float k_scale[WN_KEYS_ROOM], v_scale[WN_KEYS_ROOM];
-    _Alignas(64) float q[WN_ROWS_NUMBERS];       /* folded, scaled */
+    _Alignas(64) float q[WN_ROWS_NUMBERS];       /* folded; or pairs of bfloat16 */
     _Alignas(64) float out[WN_ROWS_NUMBERS];     /* folded, not yet divided by sum */
     _Alignas(64) float scratch[WN_ROWS_NUMBERS]; /* converted rows of K or V */
     _Alignas(64) float scores[WN_ROWS_MOST / WN_ROWS_SHARED * WN_SCORES_ROOM];
@@ -75,42 +130,6 @@ static inline int64_t wn_rows_query_head(const wn_rows *w, int64_t head, int64_t
     return head * w->group + (w->first_row + row) % w->group;
 }
 
-/* ---- the products, for each dtype and number of rows */
-
-typedef void wn_score_function(const wn_key_rows *k, int64_t count, const float *q, int64_t stride,
-                               float *scores);
-typedef void wn_add_function(const wn_key_rows *v, int64_t count, const float *weight, float *out,
-                             int64_t stride);
-
-#define WN_PRODUCTS(dtype, rows)                                                                   \
-    static void score_##dtype##_##rows(const wn_key_rows *k, int64_t count, const float *q,        \
-                                       int64_t stride, float *scores)                              \
-    {                                                                                              \
-        wn_score_rows(WN_##dtype, rows, k, count, q, stride, scores);                              \
-    }                                                                                              \
-    static void add_##dtype##_##rows(const wn_key_rows *v, int64_t count, const float *weight,     \
-                                     float *out, int64_t stride)                                   \
-    {                                                                                              \
-        wn_add_rows(WN_##dtype, rows, v, count, weight, out, stride);                              \
-    }
-#define WN_PRODUCTS_OF(dtype)                                                                      \
-    WN_PRODUCTS(dtype, 1) WN_PRODUCTS(dtype, 2) WN_PRODUCTS(dtype, 3) WN_PRODUCTS(dtype, 4)
-WN_PRODUCTS_OF(F32)
-WN_PRODUCTS_OF(F16)
-WN_PRODUCTS_OF(BF16)
-WN_PRODUCTS_OF(F8_E4M3)
-WN_PRODUCTS_OF(I8)
-
-#define WN_PRODUCTS_ROW(what, dtype)                                                               \
-    [WN_##dtype] = {what##_##dtype##_1, what##_##dtype##_2, what##_##dtype##_3, what##_##dtype##_4}
-#define WN_PRODUCTS_TABLE(what)                                                                    \
-    {                                                                                              \
-        WN_PRODUCTS_ROW(what, F32), WN_PRODUCTS_ROW(what, F16), WN_PRODUCTS_ROW(what, BF16),       \
-            WN_PRODUCTS_ROW(what, F8_E4M3), WN_PRODUCTS_ROW(what, I8)                              \
-    }
-static wn_score_function *const wn_score_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(score);
-static wn_add_function *const wn_add_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(add);
-
 /* ---- beginning */
 
 static inline bool wn_is_direct(const wn_kv_view *view)
@@ -133,23 +152,27 @@ static inline int64_t wn_heads_that_fit(const wn_attend_args *a, int64_t rows)
     return heads * rows <= WN_ROWS_HELD ? heads : WN_ROWS_HELD / rows;
 }
 
-static inline void wn_rows_load_query(const wn_rows *w, int64_t head, int64_t row, float factor,
-                                      float *to)
+static inline void wn_rows_load_query(const wn_rows *w, int64_t head, int64_t row, float *to)
 {
     const wn_attend_args *a = w->args;
-    int64_t dim = a->kv.k.dim, stride = a->q.stride[2], d = 0;
+    int64_t dim = a->kv.k.dim, padded = wn_padded(dim), stride = a->q.stride[2], d = 0;
+    int64_t bytes = wn_code_bytes(a->q.dtype);
     int64_t start = wn_tensor_offset(&a->q, a->q_begin[w->request] + wn_rows_token(w, row),
                                      wn_rows_query_head(w, head, row), 0);
-    const char *from = (const char *)a->q.data + start * wn_code_bytes(a->q.dtype);
-    wn_vf f = wn_vf_set(factor);
+    const char *from = (const char *)a->q.data + start * bytes;
+    if (w->q_stride < padded) { /* bfloat16 as they are */
+        uint16_t *pairs = (uint16_t *)to;
+        for (; d < padded; d++)
+            pairs[d] = d < dim ? ((const uint16_t *)a->q.data)[start + d * stride] : 0;
+        return;
+    }
     for (; d + WN_VL <= dim && stride == 1; d += WN_VL)
-        wn_vf_store(to + d,
-                    wn_vf_mul(f, wn_vf_from(a->q.dtype, from + d * wn_code_bytes(a->q.dtype))));
+        wn_vf_store(to + d, wn_vf_from(a->q.dtype, from + d * bytes));
     for (; d < dim; d++)
-        to[d] = factor * (float)wn_load(a->q.data, a->q.dtype, start + d * stride);
-    for (; d < w->k_padded; d++)
+        to[d] = (float)wn_load(a->q.data, a->q.dtype, start + d * stride);
+    for (; d < padded; d++)
         to[d] = 0;
-    wn_fold(w->k_dtype, to, w->k_padded);
+    wn_fold(w->k_dtype, to, padded);
 }
 
 static inline void wn_rows_clear(wn_rows *w)
@@ -166,7 +189,7 @@ static inline void wn_rows_clear(wn_rows *w)
 static inline void wn_rows_begin(wn_rows *w)
 {
     const wn_attend_args *a = w->args;
-    w->k_padded = wn_padded(a->kv.k.dim);
+    w->q_stride = wn_padded(a->kv.k.dim);
     w->v_padded = wn_padded(a->kv.v.dim);
     w->k_direct = wn_is_direct(&a->kv.k);
     w->v_direct = wn_is_direct(&a->kv.v);
@@ -174,12 +197,17 @@ static inline void wn_rows_begin(wn_rows *w)
     w->v_dtype = w->v_direct ? a->kv.v.dtype : (uint32_t)WN_F32;
     w->cap = a->soft_cap;
     double factor = a->softmax_scale * (w->cap > 0 ? 1 / (double)w->cap : WN_LOG2_E);
-    if (w->k_dtype == WN_F8_E4M3)
-        factor *= WN_E4M3_UNIT;
+    w->factor = (float)(w->k_dtype == WN_F8_E4M3 ? factor * WN_E4M3_UNIT : factor);
+    w->score = wn_score_functions[w->k_dtype];
+#ifdef __AVX512BF16__
+    if (w->k_dtype == WN_BF16 && a->q.dtype == WN_BF16) {
+        w->score = wn_dot_functions;
+        w->q_stride /= 2;
+    }
+#endif
     for (int64_t h = 0; h < w->num_heads; h++)
         for (int64_t r = 0; r < w->num_rows; r++)
-            wn_rows_load_query(w, w->first_head + h, r, (float)factor,
-                               w->q + (h * w->num_rows + r) * w->k_padded);
+            wn_rows_load_query(w, w->first_head + h, r, w->q + (h * w->num_rows + r) * w->q_stride);
     wn_rows_clear(w);
 }
 
@@ -231,7 +259,7 @@ static inline void wn_rows_score(wn_rows *w, const wn_key_block *b, int64_t head
                                  const wn_key_block *ahead, int64_t ahead_head)
 {
     const wn_kv_view *view = &w->args->kv.k;
-    const float *q = w->q + (head - w->first_head) * w->num_rows * w->k_padded;
+    const float *q = w->q + (head - w->first_head) * w->num_rows * w->q_stride;
     int64_t step = w->k_direct ? b->count : WN_SCRATCH_KEYS;
     for (int64_t first = 0; first < b->count; first += step) {
         int64_t count = b->count - first < step ? b->count - first : step;
@@ -242,8 +270,8 @@ static inline void wn_rows_score(wn_rows *w, const wn_key_block *b, int64_t head
         }
         for (int64_t r = 0; r < w->num_rows; r += WN_ROWS_SHARED) {
             wn_row_quad quad = wn_rows_quad(w, head, r, b->count);
-            wn_score_functions[w->k_dtype][quad.rows - 1](
-                &k, count, q + r * w->k_padded, w->k_padded, quad.scores + first * quad.lanes);
+            w->score[quad.rows - 1](&k, count, q + r * w->q_stride, w->q_stride, w->factor,
+                                    quad.scores + first * quad.lanes);
             k.ahead = k.base; /* prefetched once */
             k.ahead_offset = k.offset;
         }

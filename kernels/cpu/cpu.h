@@ -29,7 +29,7 @@ int wn_avx512_bf16_runs_here(void);
 #if defined(__AVX512BF16__)
 #define WN_CPU_OPS(X)                                                                              \
     X(context, wn_attend_args)                                                                     \
-    X(window_scores, wn_window_scores_args) X(mla, wn_mla_args)                                    \
+    X(generation, wn_attend_args) X(window_scores, wn_window_scores_args) X(mla, wn_mla_args)      \
         X(indexer_topk, wn_indexer_topk_args)
 #elif defined(__AVX512VNNI__)
 #define WN_CPU_OPS(X) X(indexer_topk, wn_indexer_topk_args)

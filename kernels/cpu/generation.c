@@ -591,7 +591,9 @@ wn_status WN_CPU(generation)(const wn_attend_args *args)
     wn_status status = wn_refuse_generation(args);
     if (status != WN_OK || args->kv.batch == 0)
         return status;
-    call c = {.args = args, .group = args->q.shape[1] / args->kv.num_kv_heads};
+    call c; /* most of its plan is never touched */
+    c.args = args;
+    c.group = args->q.shape[1] / args->kv.num_kv_heads;
     c.rows_at_once = wn_rows_that_fit(args);
     c.tile_k = args->tile != NULL && args->tile->tile_k > 0 ? args->tile->tile_k : 64;
     for (int64_t b = 0; b < args->kv.batch; b += REQUESTS_AT_ONCE) {
