@@ -13,8 +13,9 @@
 #include <stdbool.h>
 
 enum {
-    WN_KEYS_MOST = 256, /* keys of a block at most: a policy's largest tile */
-    WN_KEYS_USUAL = 64, /* keys of a block where no policy says otherwise */
+    WN_KEYS_MOST = 256,               /* keys of a block at most: a policy's largest tile */
+    WN_KEYS_USUAL = 64,               /* keys of a block where no policy says otherwise */
+    WN_KEYS_ROOM = WN_KEYS_MOST + 16, /* of which wn_key_pad fills some beyond the last */
 };
 
 /* Goes through the keys in ascending order, each once. Number x of the keys that the selection
@@ -38,12 +39,12 @@ typedef struct wn_key_block {
     int64_t tile;  /* ordinal / step of all its keys */
     int64_t count; /* <= step, and may be 0: nobody sees any */
     bool partial;  /* some token does not see some key: ask wn_key_sees */
-    int64_t slot[WN_KEYS_MOST];
-    int32_t position[WN_KEYS_MOST]; /* filled where mask or scores need it */
-    int32_t page[WN_KEYS_MOST], place[WN_KEYS_MOST];
+    int64_t slot[WN_KEYS_ROOM];
+    int32_t position[WN_KEYS_ROOM]; /* filled where mask or scores need it */
+    int32_t page[WN_KEYS_ROOM], place[WN_KEYS_ROOM];
     /* From view->data to the row of KV head 0, in elements (MLA records: bytes); KV head h is
      * h * head_stride further. Nothing with VEC layouts. */
-    int64_t k[WN_KEYS_MOST], v[WN_KEYS_MOST];
+    int64_t k[WN_KEYS_ROOM], v[WN_KEYS_ROOM];
 } wn_key_block;
 
 static inline int64_t wn_key_position_of_token(const wn_attend_args *a, int64_t request,
@@ -285,6 +286,19 @@ static inline bool wn_key_walk_next(wn_key_walk *w, wn_key_block *b)
     if (any)
         wn_key_mask(w, b);
     return any;
+}
+
+/* Repeats the last key beyond the end, for kernels that take several keys at once. */
+static inline void wn_key_pad(wn_key_block *b)
+{
+    for (int64_t j = b->count; b->count > 0 && j < b->count + 16; j++) {
+        b->slot[j] = b->slot[b->count - 1];
+        b->position[j] = b->position[b->count - 1];
+        b->page[j] = b->page[b->count - 1];
+        b->place[j] = b->place[b->count - 1];
+        b->k[j] = b->k[b->count - 1];
+        b->v[j] = b->v[b->count - 1];
+    }
 }
 
 /* What the codes of a block's keys are multiplied by at a KV head: tensor_scale times the token's

@@ -31,7 +31,9 @@ int wn_avx512_bf16_runs_here(void);
 #elif defined(__AVX512VNNI__)
 #define WN_CPU_OPS(X)
 #else
-#define WN_CPU_OPS(X) X(context, wn_attend_args)
+#define WN_CPU_OPS(X)                                                                              \
+    X(context, wn_attend_args)                                                                     \
+    X(generation, wn_attend_args)
 #endif
 
 #define WN_CPU_DECLARE(op, type) wn_status WN_CPU(op)(const type *args);

@@ -87,6 +87,9 @@ const wn_executor *wn_check_executor(uint32_t num_threads);
  * equal only to themselves. */
 bool wn_check_close(wn_check *check, const char *name, int64_t index, double actual,
                     double expected, uint32_t dtype);
+/* The same with `more` allowed: what the rounding of this value's own operands can do to it. */
+bool wn_check_near(wn_check *check, const char *name, int64_t index, double actual, double expected,
+                   uint32_t dtype, double more);
 bool wn_check_equal(wn_check *check, const char *name, int64_t index, int64_t actual,
                     int64_t expected);
 bool wn_check_bytes(wn_check *check, const char *name, const void *actual, const void *expected,

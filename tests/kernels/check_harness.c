@@ -303,10 +303,16 @@ static wn_tolerance tolerance_of(const char *op, uint32_t dtype)
 bool wn_check_close(wn_check *check, const char *name, int64_t index, double actual,
                     double expected, uint32_t dtype)
 {
+    return wn_check_near(check, name, index, actual, expected, dtype, 0);
+}
+
+bool wn_check_near(wn_check *check, const char *name, int64_t index, double actual, double expected,
+                   uint32_t dtype, double more)
+{
     if (actual == expected || (isnan(actual) && isnan(expected)))
         return true;
     wn_tolerance t = tolerance_of(check->op, dtype);
-    double allowed = t.absolute + t.relative * fabs(expected);
+    double allowed = t.absolute + t.relative * fabs(expected) + more;
     if (isfinite(expected) && fabs(actual - expected) <= allowed)
         return true;
     wn_check_fail(check, "%s[%lld] is %.9g, expected %.9g within %.3g", name, (long long)index,
