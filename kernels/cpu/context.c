@@ -250,7 +250,7 @@ static void panel_begin(const context_shape *shape, const context_item *item, co
         int64_t r = first + (i < count ? i : count - 1);
         int64_t token = item->first_token + r % item->tokens;
         int64_t head = item->first_head + r / item->tokens;
-        p->maximum[i] = -INFINITY;
+        p->reference[i] = -INFINITY;
         p->sum[i] = 0;
         set_lane(shape, item, p, i, token, head);
         row[i] = q_row(a, a->q_begin[item->request] + token, head);
@@ -298,7 +298,7 @@ static float finish_row(const context_shape *shape, const context_panel *p, int6
                         int64_t head, double *lse)
 {
     const double ln2 = 0.69314718055994531;
-    double maximum = (double)(p->maximum[lane] * shape->after), sum = (double)p->sum[lane];
+    double maximum = (double)(p->reference[lane] * shape->after), sum = (double)p->sum[lane];
     double factor = 1;
     *lse = -INFINITY;
     if (sum == 0)
