@@ -93,7 +93,7 @@ static context_shape shape_of(const wn_attend_args *a)
     s.k_cut = wn_block_cut_of(s.keys);
     s.v_cut = wn_block_cut_of(s.v_dim);
     s.k_size = round_up(s.keys + WN_BLOCK_SLACK, 8) * s.k_depth + 2 * WN_BLOCK_SLACK;
-    s.v_size = wn_block_cut_rows(s.v_cut) * (s.dot_v ? s.keys / 2 : s.keys);
+    s.v_size = wn_block_cut_rows(s.v_cut) * (s.dot_v ? s.keys / 2 : s.keys) + WN_BLOCK_SLACK;
     s.q_size = s.k_depth * WN_PANEL;
     s.o_size = wn_block_cut_rows(s.v_cut) * WN_PANEL;
     s.window = a->window > 0;
@@ -156,7 +156,7 @@ static int64_t item_heads(const context_cut *c, int64_t tokens)
 typedef struct context_memory {
     context_panel panel[MOST_PANELS];
     context_source source;
-    context_block block;
+    context_block block[2], *next;
     float arena[ARENA] __attribute__((aligned(64)));
     float *scores;
     uint8_t *skipped;
@@ -173,10 +173,11 @@ static float *take(float **arena, int64_t floats)
 static void lay_out(const context_cut *c, context_memory *m)
 {
     float *arena = m->arena;
-    m->block.k = take(&arena, c->shape.k_size);
-    m->block.v = take(&arena, c->shape.v_size);
+    m->next = &m->block[0];
+    m->block[0].k = m->block[1].k = take(&arena, c->shape.k_size);
+    m->block[0].v = m->block[1].v = take(&arena, c->shape.v_size);
     m->scores = take(&arena, c->score_size);
-    m->block.loaded = take(&arena, c->loaded_size);
+    m->block[0].loaded = m->block[1].loaded = take(&arena, c->loaded_size);
     m->skipped = (uint8_t *)take(&arena, c->skipped_size);
     for (int64_t i = 0; i < m->panels; i++) {
         m->panel[i].q = take(&arena, c->shape.q_size);
@@ -249,7 +250,7 @@ static void panel_begin(const context_shape *shape, const context_item *item, co
         int64_t r = first + (i < count ? i : count - 1);
         int64_t token = item->first_token + r % item->tokens;
         int64_t head = item->first_head + r / item->tokens;
-        p->maximum[i] = -INFINITY;
+        p->reference[i] = -INFINITY;
         p->sum[i] = 0;
         set_lane(shape, item, p, i, token, head);
         row[i] = q_row(a, a->q_begin[item->request] + token, head);
@@ -262,23 +263,33 @@ static void panel_begin(const context_shape *shape, const context_item *item, co
 
 /* ---------------------------------------------------------------- results */
 
-WN_INLINE void store_row(const wn_tensor *t, int64_t at, const float *x, int64_t n)
+/* Eight floats rounded to bfloat16, to nearest even; NaN stays NaN. */
+WN_INLINE __m128i bf16_from(__m256 x)
+{
+    const __m256i half = _mm256_set1_epi32(0x7fff), one = _mm256_set1_epi32(1);
+    __m256i bits = _mm256_castps_si256(x),
+            last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), one);
+    __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(half, last)), 16);
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    rounded = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), nan);
+    return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+}
+
+static void store_row(const wn_tensor *t, int64_t at, const float *x, int64_t n)
 {
     char *out = (char *)t->data + at * (int64_t)wn_number_bytes(t->dtype);
+    int64_t d = 0;
     if (t->stride[2] == 1 && t->dtype == WN_F32) {
         memcpy(out, x, (size_t)n * sizeof *x);
         return;
     }
-    if (t->stride[2] == 1 && t->dtype == WN_F16) {
-        int64_t d = 0;
-        for (; d + 8 <= n; d += 8)
-            _mm_storeu_si128((__m128i *)(out + 2 * d),
-                             _mm256_cvtps_ph(_mm256_loadu_ps(x + d), _MM_FROUND_TO_NEAREST_INT));
-        for (; d < n; d++)
-            wn_store(out, WN_F16, d, (double)x[d]);
-        return;
+    for (; t->stride[2] == 1 && d + 8 <= n; d += 8) {
+        __m256 eight = _mm256_loadu_ps(x + d);
+        _mm_storeu_si128((__m128i *)(out + 2 * d),
+                         t->dtype == WN_BF16 ? bf16_from(eight)
+                                             : _mm256_cvtps_ph(eight, _MM_FROUND_TO_NEAREST_INT));
     }
-    for (int64_t d = 0; d < n; d++)
+    for (; d < n; d++)
         wn_store(t->data, t->dtype, at + d * t->stride[2], (double)x[d]);
 }
 
@@ -287,7 +298,7 @@ static float finish_row(const context_shape *shape, const context_panel *p, int6
                         int64_t head, double *lse)
 {
     const double ln2 = 0.69314718055994531;
-    double maximum = (double)(p->maximum[lane] * shape->after), sum = (double)p->sum[lane];
+    double maximum = (double)(p->reference[lane] * shape->after), sum = (double)p->sum[lane];
     double factor = 1;
     *lse = -INFINITY;
     if (sum == 0)
@@ -337,17 +348,29 @@ static void panel_end(const context_shape *shape, const context_item *item, cons
 
 /* ---------------------------------------------------------------- items */
 
+/* Takes the next block and turns to it; the one after it is known then, so that its rows can be
+ * fetched meanwhile. */
+static context_block *turn(context_memory *m)
+{
+    context_block *b = m->next;
+    if (b->count == 0)
+        return NULL;
+    m->next = b == &m->block[0] ? &m->block[1] : &m->block[0];
+    source_next(&m->source, m->next);
+    return b;
+}
+
 static void attend_densely(const context_shape *shape, context_memory *m)
 {
-    context_block *b = &m->block;
     float top[WN_PANEL] __attribute__((aligned(64)));
-    while (source_next(&m->source, b)) {
+    for (context_block *b; (b = turn(m)) != NULL;) {
         pack_keys(shape, b);
         for (int64_t i = 0; i < b->tiles; i++)
             pack_values(shape, b, i);
         for (int64_t i = 0; i < m->panels; i++) {
             context_panel *p = &m->panel[i];
             int64_t n = keys_in_reach(b, p);
+            prefetch_rows(shape, m->next, i, m->panels);
             if (n == 0)
                 continue;
             score_panel(shape, b, p, m->scores, n);
@@ -364,11 +387,12 @@ static void attend_after_vote(const context_cut *c, const context_item *item, co
     const context_shape *shape = &c->shape;
     memset(m->skipped, 0, (size_t)c->skipped_size * 4);
     m->source.group = m->source.tile_k = c->tile_k;
-    vote_before(shape, u, &m->source, &m->block, m->scores, m->skipped);
+    vote_before(shape, u, &m->source, m->block, m->scores, m->skipped);
     source_begin(&m->source, shape, item->request, item->kv_head, item->first_token, item->tokens,
                  item->row, c->step);
     m->source.tile_k = c->tile_k;
     m->source.skipped = m->skipped;
+    source_next(&m->source, m->next);
     attend_densely(shape, m);
 }
 
@@ -388,10 +412,14 @@ static void attend_with_votes(const context_cut *c, const context_item *item, co
     }
     if (!c->in_place)
         attend_after_vote(c, item, m, unit);
-    while (c->in_place && source_next(&m->source, &m->block)) {
-        pack_keys(shape, &m->block);
-        for (int64_t h = 0; h < item->heads; h++)
-            vote_and_attend(shape, &unit[h], &m->block, m->scores);
+    else
+        source_next(&m->source, m->next);
+    for (context_block *b; c->in_place && (b = turn(m)) != NULL;) {
+        pack_keys(shape, b);
+        for (int64_t h = 0; h < item->heads; h++) {
+            prefetch_rows(shape, m->next, h, item->heads);
+            vote_and_attend(shape, &unit[h], b, m->scores);
+        }
     }
     for (int64_t h = 0; h < item->heads && shape->args->counters != NULL; h++)
         add_counters(&shape->args->counters[unit[h].head], &unit[h].counted);
@@ -415,8 +443,10 @@ static void attend_item(const context_cut *c, const context_item *item)
                  item->row, c->step);
     if (c->votes)
         attend_with_votes(c, item, &m);
-    else
+    else {
+        source_next(&m.source, m.next);
         attend_densely(shape, &m);
+    }
     for (int64_t i = 0; i < m.panels; i++)
         panel_end(shape, item, &m.panel[i], i / panels * rows + i % panels * WN_PANEL);
 }

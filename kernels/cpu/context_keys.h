@@ -164,26 +164,25 @@ static void pack_keys(const context_shape *shape, context_block *b)
     }
 }
 
-/* One token's values as floats, scaled; behind them zeros up to the rows of v_cut. Says whether all
- * are finite. */
-WN_INLINE bool load_values_of(const uint32_t dtype, const char *from, int64_t dim, float scale,
-                              float *out)
+/* One token's values as floats, scaled; behind them zeros up to the rows of v_cut. Adds 0 times
+ * each to `odd`, which becomes NaN with the first that is infinite or NaN. */
+WN_INLINE wn_vf load_values_of(const uint32_t dtype, const bool scaled, const char *from,
+                               int64_t dim, float scale, float *out, wn_vf odd)
 {
     const int64_t bytes = dtype == WN_F32 ? 4 : dtype == WN_F16 || dtype == WN_BF16 ? 2 : 1;
-    wn_vf greatest = wn_vf_zero(), factor = wn_vf_set(scale);
-    uint32_t nan = 0;
     for (int64_t d = 0; d < dim; d += WN_VL) {
         wn_vf x = dim - d < WN_VL ? wn_vf_from_first(dtype, from + d * bytes, dim - d)
                                   : wn_vf_from(dtype, from + d * bytes);
-        x = wn_vf_mul(x, factor);
-        nan |= wn_vm_bits(wn_vf_is_nan(x));
-        greatest = wn_vf_max(wn_vf_abs(x), greatest);
+        if (scaled)
+            x = wn_vf_mul(x, wn_vf_set(scale));
+        odd = wn_vf_fma(x, wn_vf_zero(), odd);
         wn_vf_store(out + d, x);
     }
-    return nan == 0 && wn_vm_bits(wn_vf_less(greatest, wn_vf_set(INFINITY))) == (1u << WN_VL) - 1;
+    return odd;
 }
 
-static bool load_values(const context_shape *shape, const context_block *b, int64_t t, float *out)
+static wn_vf load_values(const context_shape *shape, const context_block *b, int64_t t, float *out,
+                         wn_vf odd)
 {
     const wn_kv_view *view = &shape->args->kv.v;
     float loaded[WN_MAX_HEAD_DIM], scale = b->v_scaled ? b->v_scale[t] : 1;
@@ -197,15 +196,17 @@ static bool load_values(const context_shape *shape, const context_block *b, int6
     }
     switch (dtype) {
     case WN_F16:
-        return load_values_of(WN_F16, from, shape->v_dim, scale, out);
+        return load_values_of(WN_F16, true, from, shape->v_dim, scale, out, odd);
     case WN_BF16:
-        return load_values_of(WN_BF16, from, shape->v_dim, scale, out);
+        if (!b->v_scaled)
+            return load_values_of(WN_BF16, false, from, shape->v_dim, 1, out, odd);
+        return load_values_of(WN_BF16, true, from, shape->v_dim, scale, out, odd);
     case WN_F8_E4M3:
-        return load_values_of(WN_F8_E4M3, from, shape->v_dim, scale, out);
+        return load_values_of(WN_F8_E4M3, true, from, shape->v_dim, scale, out, odd);
     case WN_I8:
-        return load_values_of(WN_I8, from, shape->v_dim, scale, out);
+        return load_values_of(WN_I8, true, from, shape->v_dim, scale, out, odd);
     default:
-        return load_values_of(WN_F32, from, shape->v_dim, scale, out);
+        return load_values_of(WN_F32, true, from, shape->v_dim, scale, out, odd);
     }
 }
 
@@ -261,10 +262,27 @@ static void pack_tile_pairs(const context_shape *shape, context_block *b, int64_
 }
 #endif
 
+/* One token's values to their places in the blocks of v_cut. With blocks of 6, eight numbers are
+ * written where the next token's own will follow; `last`: none will. */
+WN_INLINE void place_values(const context_shape *shape, const float *row, float *out, int64_t t,
+                            bool last)
+{
+    float *to = out + t * WN_BLOCK_ROWS;
+    int64_t d = 0, whole = shape->v_cut.whole * WN_BLOCK_ROWS;
+    for (; d < whole && !last; d += WN_BLOCK_ROWS)
+        _mm256_storeu_ps(to + d * shape->keys, _mm256_loadu_ps(row + d));
+    for (; d < whole; d += WN_BLOCK_ROWS)
+        memcpy(to + d * shape->keys, row + d, WN_BLOCK_ROWS * sizeof *row);
+    to = out + t * WN_BLOCK_FEW;
+    for (; d < wn_block_cut_rows(shape->v_cut); d += WN_BLOCK_FEW)
+        _mm_storeu_ps(to + d * shape->keys, _mm_loadu_ps(row + d));
+}
+
 /* Packs the values of one of the block's tiles, unless they are. */
 static void pack_values(const context_shape *shape, context_block *b, int64_t tile)
 {
-    float row[WN_MAX_HEAD_DIM + WN_VL] __attribute__((aligned(64)));
+    float row[WN_MAX_HEAD_DIM + 2 * WN_VL] __attribute__((aligned(64)));
+    wn_vf odd = wn_vf_zero();
     if (b->packed >> tile & 1)
         return;
 #ifdef __AVX512BF16__
@@ -272,16 +290,28 @@ static void pack_values(const context_shape *shape, context_block *b, int64_t ti
         pack_tile_pairs(shape, b, tile);
 #endif
     for (int64_t t = b->tile_begin[tile]; t < b->tile_begin[tile + 1] && !shape->dot_v; t++) {
-        float *to = b->v + t * WN_BLOCK_ROWS;
-        int64_t d = 0;
-        b->odd_values |= !load_values(shape, b, t, row);
-        for (int64_t i = 0; i < shape->v_cut.whole; i++, d += WN_BLOCK_ROWS)
-            memcpy(to + d * shape->keys, row + d, WN_BLOCK_ROWS * sizeof *row);
-        to = b->v + t * WN_BLOCK_FEW;
-        for (int64_t i = 0; i < shape->v_cut.few; i++, d += WN_BLOCK_FEW)
-            memcpy(to + d * shape->keys, row + d, WN_BLOCK_FEW * sizeof *row);
+        odd = load_values(shape, b, t, row, odd);
+        place_values(shape, row, b->v, t, t + 1 == b->tile_begin[tile + 1]);
     }
+    b->odd_values |= wn_vm_bits(wn_vf_is_nan(odd)) != 0;
     b->packed |= 1u << tile;
+}
+
+/* Part `part` of `parts` of a block's rows on their way into L2, where packing finds them. */
+static void prefetch_rows(const context_shape *shape, const context_block *b, int64_t part,
+                          int64_t parts)
+{
+    const wn_kv_view *k = &shape->args->kv.k, *v = &shape->args->kv.v;
+    int64_t k_bytes = shape->k_dim * (int64_t)wn_number_bytes(k->dtype);
+    int64_t v_bytes = shape->v_dim * (int64_t)wn_number_bytes(v->dtype);
+    if (k->layout != WN_LAYOUT_STRIDED || v->layout != WN_LAYOUT_STRIDED)
+        return;
+    for (int64_t t = b->count * part / parts; t < b->count * (part + 1) / parts; t++) {
+        for (int64_t i = 0; i < k_bytes; i += 64)
+            _mm_prefetch((const char *)b->k_row[t] + i, _MM_HINT_T1);
+        for (int64_t i = 0; i < v_bytes; i += 64)
+            _mm_prefetch((const char *)b->v_row[t] + i, _MM_HINT_T1);
+    }
 }
 
 #endif

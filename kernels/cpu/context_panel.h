@@ -10,7 +10,7 @@
 typedef int32_t context_lanes __attribute__((vector_size(4 * WN_VL)));
 
 typedef struct context_panel {
-    float maximum[WN_PANEL], sum[WN_PANEL];       /* of the running softmax */
+    float reference[WN_PANEL], sum[WN_PANEL];     /* of the running softmax */
     float slope[WN_PANEL];                        /* of ALiBi */
     int32_t last[WN_PANEL];                       /* greatest slot that a row sees */
     int32_t position[WN_PANEL], oldest[WN_PANEL]; /* its position; the window's first */
@@ -129,28 +129,51 @@ static void maxima(const float *scores, int64_t begin, int64_t end, float *top)
 
 /* ---------------------------------------------------------------- the running softmax */
 
-/* What scores are compared with: the maximum in base 2, 0 before there is one. */
-WN_INLINE wn_vf reference_of(wn_vf maximum, float after)
+/* Weights are 2^(score - reference). The reference of a row is a score that was its maximum: it
+ * moves when a score is this much above it, in base 2, because moving it costs a pass over the
+ * outputs. Weights up to 2^8 are as exact as those up to 1. */
+#define REFERENCE_LAG 8.0f
+
+/* The reference in base 2, 0 before there is one. */
+WN_INLINE wn_vf reference_of(wn_vf reference, float after)
 {
-    wn_vf none = wn_vf_set(-INFINITY);
-    wn_vm any = wn_vf_less(none, maximum);
-    return wn_vf_select(any, wn_vf_zero(), wn_vf_mul(maximum, wn_vf_set(after)));
+    wn_vm any = wn_vf_less(wn_vf_set(-INFINITY), reference);
+    return wn_vf_select(any, wn_vf_zero(), wn_vf_mul(reference, wn_vf_set(after)));
 }
 
-/* Takes new maxima: sums and outputs so far shrink with them. */
-static void raise_maximum(const context_shape *shape, context_panel *p, const float *top)
+/* 2^x for x <= REFERENCE_LAG; 0 for x <= -127, NaN for NaN. Relative error below 2e-7. As
+ * wn_vf_exp2, with a fit of degree 5 that is 1 at 0, so that the least exponent makes 0 without a
+ * comparison. */
+WN_INLINE wn_vf weight_of(wn_vf x)
+{
+    const wn_vf shifter = wn_vf_set(0x1.8p23f);
+    wn_vf in = wn_vf_max(wn_vf_set(-127.0f), x); /* NaN passes: it is the second operand */
+    wn_vf t = wn_vf_add(in, shifter), f = wn_vf_sub(in, wn_vf_sub(t, shifter));
+    wn_vf p = wn_vf_set(1.3264726e-3f);
+    p = wn_vf_fma(p, f, wn_vf_set(9.6715130e-3f));
+    p = wn_vf_fma(p, f, wn_vf_set(5.5507336e-2f));
+    p = wn_vf_fma(p, f, wn_vf_set(2.4022242e-1f));
+    p = wn_vf_fma(p, f, wn_vf_set(6.9314700e-1f));
+    p = wn_vf_fma(p, f, wn_vf_set(1.0f));
+    return wn_vi_as_float(wn_vi_add(wn_vf_bits(p), wn_vi_shift_left(wn_vf_bits(t), 23)));
+}
+
+/* Moves the references to the maxima `top` where they must: sums and outputs so far shrink. */
+static void move_references(const context_shape *shape, context_panel *p, const float *top)
 {
     wn_vf shrink[2];
-    uint32_t raised = 0;
+    uint32_t moved = 0;
     for (int64_t i = 0; i < 2; i++) {
-        wn_vf old = wn_vf_load(p->maximum + i * WN_VL);
-        wn_vf new = wn_vf_max(wn_vf_load(top + i * WN_VL), old);
-        wn_vf from = wn_vf_mul(old, wn_vf_set(shape->after));
-        raised |= wn_vm_bits(wn_vf_less(old, new));
-        shrink[i] = wn_vf_exp2(wn_vf_sub(from, reference_of(new, shape->after)));
-        wn_vf_store(p->maximum + i * WN_VL, new);
+        wn_vf old = wn_vf_load(p->reference + i * WN_VL), new = wn_vf_load(top + i * WN_VL);
+        wn_vf rise = wn_vf_mul(wn_vf_sub(new, old), wn_vf_set(shape->after));
+        wn_vm moves = wn_vf_less(wn_vf_set(REFERENCE_LAG), rise);
+        new = wn_vf_select(moves, old, new);
+        moved |= wn_vm_bits(moves);
+        shrink[i] = weight_of(
+            wn_vf_sub(wn_vf_mul(old, wn_vf_set(shape->after)), reference_of(new, shape->after)));
+        wn_vf_store(p->reference + i * WN_VL, new);
     }
-    if (raised == 0 || !p->started)
+    if (moved == 0 || !p->started)
         return;
     for (int64_t i = 0; i < 2; i++)
         wn_vf_store(p->sum + i * WN_VL, wn_vf_mul(wn_vf_load(p->sum + i * WN_VL), shrink[i]));
@@ -166,13 +189,13 @@ static void weigh(const context_shape *shape, context_panel *p, float *scores, i
                   int64_t end)
 {
     const wn_vf after = wn_vf_set(shape->after), minus = wn_vf_set(-1);
-    wn_vf m0 = wn_vf_mul(reference_of(wn_vf_load(p->maximum), shape->after), minus);
-    wn_vf m1 = wn_vf_mul(reference_of(wn_vf_load(p->maximum + WN_VL), shape->after), minus);
+    wn_vf m0 = wn_vf_mul(reference_of(wn_vf_load(p->reference), shape->after), minus);
+    wn_vf m1 = wn_vf_mul(reference_of(wn_vf_load(p->reference + WN_VL), shape->after), minus);
     wn_vf s0 = wn_vf_zero(), s1 = s0;
     for (int64_t t = begin; t < end; t++) {
         float *at = scores + t * WN_PANEL;
-        wn_vf w0 = wn_vf_exp2(wn_vf_fma(wn_vf_load(at), after, m0));
-        wn_vf w1 = wn_vf_exp2(wn_vf_fma(wn_vf_load(at + WN_VL), after, m1));
+        wn_vf w0 = weight_of(wn_vf_fma(wn_vf_load(at), after, m0));
+        wn_vf w1 = weight_of(wn_vf_fma(wn_vf_load(at + WN_VL), after, m1));
         s0 = wn_vf_add(s0, w0);
         s1 = wn_vf_add(s1, w1);
         wn_vf_store(at, w0);
@@ -193,14 +216,14 @@ static void weigh_pairs(const context_shape *shape, context_panel *p, float *sco
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     for (int64_t i = 0; i < WN_PANEL; i += WN_VL) {
-        wn_vf m = wn_vf_mul(reference_of(wn_vf_load(p->maximum + i), shape->after), minus);
+        wn_vf m = wn_vf_mul(reference_of(wn_vf_load(p->reference + i), shape->after), minus);
         wn_vf sum[2] = {wn_vf_zero(), wn_vf_zero()};
         for (int64_t t = begin & ~(int64_t)1; t < end; t += 2) {
             const float *at = scores + t * WN_PANEL + i;
-            wn_vf low = wn_vf_exp2(wn_vf_fma(wn_vf_load(at), after, m));
+            wn_vf low = weight_of(wn_vf_fma(wn_vf_load(at), after, m));
             wn_vf high = wn_vf_zero();
             if (t + 1 < end)
-                high = wn_vf_exp2(wn_vf_fma(wn_vf_load(at + WN_PANEL), after, m));
+                high = weight_of(wn_vf_fma(wn_vf_load(at + WN_PANEL), after, m));
             if (t < begin)
                 low = wn_vf_zero();
             sum[0] = wn_vf_add(sum[0], low);
@@ -316,7 +339,7 @@ static void attend_keys(const context_shape *shape, const context_block *b, cont
 static void attend_tiles(const context_shape *shape, const context_block *b, context_panel *p,
                          float *scores, int64_t n, uint32_t kept, const float *top)
 {
-    raise_maximum(shape, p, top);
+    move_references(shape, p, top);
     for (int64_t i = 0; i < b->tiles && b->tile_begin[i] < n;) {
         int64_t first = i;
         while (i < b->tiles && kept >> i & 1)

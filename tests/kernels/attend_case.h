@@ -12,7 +12,8 @@ enum {
     WN_CASE_POLICY = 2,
     WN_CASE_COUNTERS = 4,
     WN_CASE_PLAIN = 8,
-    WN_CASE_LONG = 16 /* thousands of keys, around multiples of 1024: what is cut into parts */
+    WN_CASE_LONG = 16,  /* thousands of keys, around multiples of 1024: what is cut into parts */
+    WN_CASE_BLOCKS = 32 /* hundreds of keys and queries, around multiples of 64: several blocks */
 };
 
 enum { WN_CASE_BATCH = 5 };

@@ -78,7 +78,8 @@ static void batch_invariance(wn_check *check, bool by_kv_head, int count)
                             (i % 3 == 0   ? WN_CASE_SELECTION
                              : i % 3 == 1 ? WN_CASE_POLICY
                                           : 0) |
-                                (by_kv_head && i % 6 > 4 ? WN_CASE_LONG : 0));
+                                (by_kv_head && i % 6 > 4 ? WN_CASE_LONG : 0) |
+                                (!by_kv_head && i % 4 == 3 ? WN_CASE_BLOCKS : 0));
         run(&c);
         for (int64_t b = 0; b < c.args.kv.batch; b++) {
             wn_attend_args one = one_request(&c, b);
@@ -202,7 +203,8 @@ static void infinite_threshold_is_dense(wn_check *check, bool by_kv_head, int co
         wn_check_case(check, "threshold -inf is dense, number %d", i);
         wn_attend_case_make(check, &c, by_kv_head,
                             (i % 2 ? WN_CASE_SELECTION : 0) |
-                                (by_kv_head && i % 6 > 3 ? WN_CASE_LONG : 0));
+                                (by_kv_head && i % 6 > 3 ? WN_CASE_LONG : 0) |
+                                (!by_kv_head && i % 4 > 1 ? WN_CASE_BLOCKS : 0));
         run(&c);
         float threshold[WN_CASE_BATCH];
         for (int b = 0; b < WN_CASE_BATCH; b++)
@@ -328,6 +330,8 @@ static void all(wn_check *check, bool by_kv_head)
     random_cases(check, by_kv_head, WN_CASE_SELECTION | WN_CASE_COUNTERS, 40);
     random_cases(check, by_kv_head, WN_CASE_POLICY | WN_CASE_COUNTERS, 40);
     random_cases(check, by_kv_head, WN_CASE_SELECTION | WN_CASE_POLICY | WN_CASE_COUNTERS, 40);
+    for (uint32_t wanted = 0; wanted < 4 && !by_kv_head; wanted++)
+        random_cases(check, by_kv_head, wanted | WN_CASE_BLOCKS | WN_CASE_COUNTERS, 5);
     batch_invariance(check, by_kv_head, 12);
     thresholds_are_monotone(check, by_kv_head, 12);
     infinite_threshold_is_dense(check, by_kv_head, 12);

@@ -24,7 +24,7 @@ static void *zeroed(size_t count, size_t size)
 static const uint32_t activations[] = {WN_F32, WN_F16, WN_BF16};
 
 /* Batches of 0, 1, 3 and 5, mostly short; head dims that matter. */
-static void make_cache(wn_attend_case *c, bool long_ones)
+static void make_cache(wn_attend_case *c, bool long_ones, bool blocks)
 {
     static const uint32_t dtypes[] = {WN_F32, WN_F16, WN_BF16, WN_F8_E4M3, WN_I8};
     static const uint32_t batches[] = {0, 1, 3, 3, 5, 5, 1};
@@ -35,17 +35,19 @@ static void make_cache(wn_attend_case *c, bool long_ones)
     bool records =
         shape.layout == WN_CHECK_MLA && shape.dtype == WN_F8_E4M3; /* large as they are */
     if (!records)
-        shape.batch = long_ones ? 1 + below(c, 2) : batches[below(c, 7)];
+        shape.batch = long_ones || blocks ? 1 + below(c, 2) : batches[below(c, 7)];
     for (uint32_t b = 0; b < shape.batch; b++)
         length[b] = (int32_t)(below(c, 6) == 0 ? below(c, 3) : below(c, records ? 25 : 90));
     for (uint32_t b = 0; b < shape.batch && long_ones && !records; b++)
         length[b] = edges[below(c, 6)] + (int32_t)below(c, 3) - (b > 0);
+    for (uint32_t b = 0; b < shape.batch && blocks && !records; b++)
+        length[b] = (int32_t)(64 * below(c, 6) + below(c, 3)) - 1;
     for (uint32_t b = 0; b < shape.batch; b++)
         length[b] = length[b] < 0 ? 0 : length[b];
     if (below(c, 2) && shape.layout != WN_CHECK_VEC && !records)
-        shape.k_dim = dims[below(c, long_ones ? 3 : 11)];
+        shape.k_dim = dims[below(c, long_ones || blocks ? 3 : 11)];
     if (below(c, 2) && !records)
-        shape.v_dim = dims[below(c, long_ones ? 3 : 11)];
+        shape.v_dim = dims[below(c, long_ones || blocks ? 3 : 11)];
     if (shape.layout == WN_CHECK_MLA && shape.v_dim > shape.k_dim)
         shape.v_dim = shape.k_dim;
     shape.tensor_scale = shape.token_scales || below(c, 2) ? shape.tensor_scale : 0.25f;
@@ -60,7 +62,7 @@ static void make_cache(wn_attend_case *c, bool long_ones)
     a->softmax_scale = (float)(size * (0.5 + below(c, 3)) / sqrt(shape.k_dim));
 }
 
-static void make_requests(wn_attend_case *c)
+static void make_requests(wn_attend_case *c, bool blocks)
 {
     wn_attend_args *a = &c->args;
     uint32_t batch = a->kv.batch;
@@ -71,7 +73,10 @@ static void make_requests(wn_attend_case *c)
     for (uint32_t k = 0; k < batch; k++) {
         uint32_t b = forwards ? k : batch - 1 - k;
         begin[b] = (int32_t)c->rows;
-        len[b] = (int32_t)(below(c, 6) == 0 ? below(c, 2) : below(c, c->by_kv_head ? 5 : 40));
+        len[b] = (int32_t)(below(c, 6) == 0 ? below(c, 2)
+                                            : below(c, c->by_kv_head ? 5
+                                                       : blocks      ? 130
+                                                                     : 40));
         c->rows += len[b] + below(c, 3);
     }
     a->q_begin = begin;
@@ -106,13 +111,13 @@ static wn_tensor strided(wn_attend_case *c, uint32_t dtype, uint32_t ndim, int64
     return t;
 }
 
-static void make_tensors(wn_attend_case *c)
+static void make_tensors(wn_attend_case *c, bool blocks)
 {
     static const uint32_t groups[] = {1, 3, 4, 5, 7, 8, 2, 6, 16};
     wn_attend_args *a = &c->args;
     uint32_t dtype = activations[below(c, 3)];
     int64_t elements;
-    c->group = groups[below(c, 9)];
+    c->group = groups[below(c, blocks ? 3 : 9)];
     c->heads = c->group * a->kv.num_kv_heads;
     a->q = strided(c, dtype, 3, c->k_dim, false, &elements);
     uint64_t seed = wn_random(random_of(c));
@@ -420,13 +425,16 @@ static void vote_on_tiles(wn_attend_case *c, const head_data *x, unit *u)
 
 /* With scores s_j + e_j, |e_j| <= error_j, in place of s_j, weights w_j become w_j e^(e_j) / sum of
  * w_i e^(e_i): the output moves by sum w_j (e^(e_j) - 1) (v_j - out) / sum w_i e^(e_i), to which a
- * sink adds a value of 0 without error. */
+ * sink adds a value of 0 without error. The sum of w_j v_j is one of floats too: n roundings add up
+ * like a random walk, in units of the last place of the sum of magnitudes; a weight has a few more
+ * of its own. */
 static void expect_errors(wn_attend_case *c, const head_data *x, const unit *u, int64_t r,
                           double lse)
 {
     int64_t row = c->args.q_begin[u->b] + u->first + r / u->heads, h = u->head + r % u->heads;
     const double *out = c->out + (row * c->heads + h) * c->v_dim;
     double *error = c->out_error + (row * c->heads + h) * c->v_dim, low = 0, high = 0, seen = 0;
+    double rounding = (8 + 2 * sqrt((double)u->length)) * 0x1p-24;
     for (int64_t j = 0; j < u->length; j++) {
         double score = u->score[r * u->length + j], e = u->error[r * u->length + j];
         if (!u->kept[j] || isnan(score))
@@ -436,7 +444,8 @@ static void expect_errors(wn_attend_case *c, const head_data *x, const unit *u, 
         low += weight * exp(-e);
         high += weight * more;
         for (int64_t d = 0; d < c->v_dim; d++)
-            error[d] += weight * more * fabs(x->v[j * c->v_dim + d] - out[d]);
+            error[d] += weight * more * fabs(x->v[j * c->v_dim + d] - out[d]) +
+                        weight * rounding * fabs(x->v[j * c->v_dim + d]);
     }
     low += fmax(1 - seen, 0); /* the sink */
     for (int64_t d = 0; d < c->v_dim; d++)
@@ -575,9 +584,10 @@ void wn_attend_case_make(wn_check *check, wn_attend_case *c, bool by_kv_head, ui
     c->check = check;
     c->by_kv_head = by_kv_head;
     c->args.struct_size = WN_SIZEOF(wn_attend_args);
-    make_cache(c, wanted & WN_CASE_LONG);
-    make_requests(c);
-    make_tensors(c);
+    bool blocks = wanted & WN_CASE_BLOCKS;
+    make_cache(c, wanted & WN_CASE_LONG, blocks);
+    make_requests(c, blocks);
+    make_tensors(c, blocks);
     c->args.causal = 1;
     if (!(wanted & WN_CASE_PLAIN))
         make_transforms(c);
