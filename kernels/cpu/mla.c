@@ -20,9 +20,10 @@ enum {
     HEADS = 64,             /* most heads of an item: 128 would not leave room for keys */
     HEAD_WORDS = 64 * 1096, /* their queries and outputs: 576 and 516 words a head */
     PART = 512,
-    PARTS = 16,      /* least entries of a part; parts of a long row, about */
-    CHANNELS = 192,  /* of a panel of Q that stay in L1 while all keys pass */
-    STATE = 16,      /* floats behind a head's output: maximum, sum */
+    PARTS = 16,     /* least entries of a part; parts of a long row, about */
+    CHANNELS = 192, /* of a panel of Q that stay in L1 while all keys pass */
+    STATE = 16,
+    USED = 2,        /* floats behind a head's output: maximum, sum */
     SMALL = 1 << 18, /* multiplications for which threads do not pay */
 };
 
@@ -127,18 +128,21 @@ static void load_queries(item *u)
 typedef struct ahead {
     const wn_mla_args *args;
     const wn_mla_key *key, *end;
-    int64_t at, lines; /* bytes into the key; lines a turn */
+    const char *at, *stop; /* in a key; equal: at its end */
+    int64_t lines;         /* a turn */
 } ahead;
 
-static inline void ask_ahead(ahead *h)
+static void ask_ahead(ahead *h)
 {
-    for (int64_t i = 0; i < h->lines && h->key < h->end; i++) {
-        _mm_prefetch((const char *)h->key->data + h->at, _MM_HINT_T1);
-        h->at += 64;
-        if (h->at >= wn_mla_key_bytes(&h->args->scope[h->key->scope].k) + 63) {
+    for (int64_t i = h->lines; i > 0; i--, h->at += 64) {
+        if (h->at >= h->stop) {
+            if (h->key == h->end)
+                return;
+            h->at = (const char *)h->key->data;
+            h->stop = h->at + wn_mla_key_bytes(&h->args->scope[h->key->scope].k);
             h->key++;
-            h->at = 0;
         }
+        _mm_prefetch(h->at, _MM_HINT_T1);
     }
 }
 
@@ -376,14 +380,15 @@ static void attend_part(item *u, int64_t part)
         u->maximum[i] = -INFINITY, u->sum[i] = 0;
     memset(u->heads + u->lanes * c->dim, 0, 4 * (size_t)(u->lanes * c->out_rows));
     int64_t now = wn_mla_next_keys(&walk, c->form.most, u->key[0]), next;
-    ahead first = {c->args, u->key[0], u->key[0] + now, 0, INT64_MAX};
+    ahead first = {c->args, u->key[0], u->key[0] + now, NULL, NULL, INT64_MAX};
     ask_ahead(&first);
     int64_t turns = (u->lanes + WN_PANEL - 1) / WN_PANEL * (c->out_rows / WN_ROW_BLOCK);
     for (int k = 0; now > 0; k ^= 1, now = next) {
         next = wn_mla_next_keys(&walk, c->form.most, u->key[k ^ 1]);
         int64_t lines =
             next * (c->args->q.shape[2] / 16 + 2); /* enough for every dtype but f32's */
-        ahead h = {c->args, u->key[k ^ 1], u->key[k ^ 1] + next, 0, (lines + turns - 1) / turns};
+        ahead h = {c->args, u->key[k ^ 1], u->key[k ^ 1] + next,
+                   NULL,    NULL,          (lines + turns - 1) / turns};
         attend_block(u, u->key[k], now, &h);
     }
 }
@@ -540,7 +545,7 @@ static void keep_states(item *u, int64_t part, int64_t parts)
             if (c->shared)
                 total = state_at(c, u->row, part, u->first + i);
             if (c->shared || part == 0)
-                memcpy(total, state, 4 * (size_t)size);
+                memcpy(total, state, 4 * (size_t)(c->v_dim + USED));
             else
                 merge_state(total, state, c->v_dim);
             if (!c->shared && part == parts - 1)
