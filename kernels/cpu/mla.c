@@ -19,10 +19,13 @@
 enum {
     HEADS = 64,             /* most heads of an item: 128 would not leave room for keys */
     HEAD_WORDS = 64 * 1096, /* their queries and outputs: 576 and 516 words a head */
-    PART = 512,
+    PART = 1024,
     PARTS = 16,      /* least entries of a part; parts of a long row, about */
     CHANNELS = 192,  /* of a panel of Q that stay in L1 while all keys pass */
-    STATE = 16,      /* floats behind a head's output: maximum, sum */
+    SLICE = 48,      /* channels of a block's values that stay in L1 while all panels pass */
+    STATE = 16,      /* floats behind a head's output */
+    SLACK = 8,       /* weights are at most 2^8 */
+    USED = 3,        /* of them: base, sum, maximum */
     SMALL = 1 << 18, /* multiplications for which threads do not pay */
 };
 
@@ -41,10 +44,10 @@ typedef struct item {
     const call *call;
     int64_t row, first, count, lanes; /* heads [first, first + count); lanes: in whole vectors */
     wn_mla_key key[2][WN_MLA_MOST_KEYS];
-    float scale[WN_MLA_MOST_KEYS], maximum[HEADS], sum[HEADS];
+    float scale[WN_MLA_MOST_KEYS], maximum[HEADS], base[HEADS], sum[HEADS];
     float heads[HEAD_WORDS + 8 * WN_PANEL] __attribute__((aligned(64)));
     float block[WN_MLA_BLOCK_WORDS] __attribute__((aligned(64)));
-    float scores[WN_MLA_MOST_KEYS * WN_PANEL] __attribute__((aligned(64)));
+    float scores[WN_MLA_MOST_KEYS * HEADS] __attribute__((aligned(64)));
 } item;
 
 /* Lanes [first, first + vectors * WN_VL) of an item. */
@@ -61,6 +64,11 @@ static panel panel_at(const item *u, int64_t lane)
 static float *queries(item *u, panel p)
 {
     return u->heads + p.first * u->call->dim;
+}
+/* [keys][lanes of the panel]: scores, then weights. */
+static float *scores_of(item *u, panel p)
+{
+    return u->scores + p.first * WN_MLA_MOST_KEYS;
 }
 static float *outputs(item *u, panel p)
 {
@@ -127,18 +135,21 @@ static void load_queries(item *u)
 typedef struct ahead {
     const wn_mla_args *args;
     const wn_mla_key *key, *end;
-    int64_t at, lines; /* bytes into the key; lines a turn */
+    const char *at, *stop; /* in a key; equal: at its end */
+    int64_t lines;         /* a turn */
 } ahead;
 
-static inline void ask_ahead(ahead *h)
+static void ask_ahead(ahead *h)
 {
-    for (int64_t i = 0; i < h->lines && h->key < h->end; i++) {
-        _mm_prefetch((const char *)h->key->data + h->at, _MM_HINT_T1);
-        h->at += 64;
-        if (h->at >= wn_mla_key_bytes(&h->args->scope[h->key->scope].k) + 63) {
+    for (int64_t i = h->lines; i > 0; i--, h->at += 64) {
+        if (h->at >= h->stop) {
+            if (h->key == h->end)
+                return;
+            h->at = (const char *)h->key->data;
+            h->stop = h->at + wn_mla_key_bytes(&h->args->scope[h->key->scope].k);
             h->key++;
-            h->at = 0;
         }
+        _mm_prefetch(h->at, _MM_HINT_T1);
     }
 }
 
@@ -156,7 +167,7 @@ WN_INLINE void multiply_keys_of(const int vectors, const bool pairs, int64_t wor
     }
 }
 
-/* scores[keys][lanes of the panel] = K Q^T. */
+/* Scores of all keys: K Q^T. */
 static void multiply_keys(item *u, panel p, int64_t keys)
 {
     const wn_mla_form *f = &u->call->form;
@@ -166,20 +177,19 @@ static void multiply_keys(item *u, panel p, int64_t keys)
     if (f->pair_keys) {
         const float *k = wn_mla_block_keys(f, u->block);
         if (p.vectors == 2)
-            multiply_keys_of(2, true, words, keys, k, f->key_stride, q, u->scores);
+            multiply_keys_of(2, true, words, keys, k, f->key_stride, q, scores_of(u, p));
         else
-            multiply_keys_of(1, true, words, keys, k, f->key_stride, q, u->scores);
+            multiply_keys_of(1, true, words, keys, k, f->key_stride, q, scores_of(u, p));
         return;
     }
 #endif
     if (p.vectors == 2)
-        multiply_keys_of(2, false, words, keys, u->block, f->float_stride, q, u->scores);
+        multiply_keys_of(2, false, words, keys, u->block, f->float_stride, q, scores_of(u, p));
     else
-        multiply_keys_of(1, false, words, keys, u->block, f->float_stride, q, u->scores);
+        multiply_keys_of(1, false, words, keys, u->block, f->float_stride, q, scores_of(u, p));
 }
 
-/* The panel's outputs and sums, after its maxima rose from `before` to `after`, this vector of it.
- */
+/* The panel's outputs and sums, when its base changes: this vector of it. */
 static void rescale(item *u, panel p, int v, wn_vf before, wn_vf after)
 {
     int64_t lane = p.first + v * WN_VL, width = p.vectors * WN_VL;
@@ -190,22 +200,25 @@ static void rescale(item *u, panel p, int v, wn_vf before, wn_vf after)
     wn_vf_store(u->sum + lane, wn_vf_mul(wn_vf_load(u->sum + lane), factor));
 }
 
-/* A maximum that can be subtracted: of a head that has seen no key yet, 0. */
-WN_INLINE wn_vf finite_maximum(wn_vf maximum)
+/* What can be subtracted from scores: of a head that has seen no key yet, 0. */
+WN_INLINE wn_vf finite_base(wn_vf base)
 {
     wn_vf least = wn_vf_set(-INFINITY);
-    return wn_vf_select(wn_vf_less(least, maximum), wn_vf_zero(), maximum);
+    return wn_vf_select(wn_vf_less(least, base), wn_vf_zero(), base);
 }
 
-/* Scores to units of ln 2; the running maxima rise. Returns whether a score is -inf. */
+/* Scores to units of ln 2; the running maxima rise. Weights are relative to a base that follows the
+ * maximum only when that is SLACK above it, so that outputs are seldom rescaled; a head's base
+ * depends on its own scores alone. Returns whether a score is -inf. */
 static bool raise_maxima(item *u, panel p, int64_t keys)
 {
     int64_t width = p.vectors * WN_VL;
     uint32_t unseen = 0;
     for (int v = 0; v < p.vectors; v++) {
-        float *s = u->scores + v * WN_VL;
+        float *s = scores_of(u, p) + v * WN_VL;
         float *maxima = u->maximum + p.first + v * WN_VL;
-        wn_vf before = wn_vf_load(maxima), most = before;
+        float *bases = u->base + p.first + v * WN_VL;
+        wn_vf most = wn_vf_load(maxima);
         wn_vf least = wn_vf_zero();
         for (int64_t t = 0; t < keys; t++) {
             wn_vf x = wn_vf_mul(wn_vf_load(s + t * width), wn_vf_set(u->scale[t]));
@@ -214,9 +227,14 @@ static bool raise_maxima(item *u, panel p, int64_t keys)
             least = wn_vf_min(x, least);
         }
         unseen |= wn_vm_bits(wn_vf_less(least, wn_vf_set(-FLT_MAX)));
-        if (wn_vm_bits(wn_vf_less(before, most)) != 0)
-            rescale(u, p, v, before, finite_maximum(most));
         wn_vf_store(maxima, most);
+        wn_vf base = wn_vf_load(bases);
+        wn_vm risen = wn_vf_less(wn_vf_add(base, wn_vf_set(SLACK)), most);
+        if (wn_vm_bits(risen) != 0) {
+            wn_vf after = wn_vf_select(risen, base, most);
+            rescale(u, p, v, base, finite_base(after));
+            wn_vf_store(bases, after);
+        }
     }
     return unseen != 0;
 }
@@ -237,15 +255,15 @@ static void weigh(item *u, panel p, int64_t keys, const float *key_scale)
 {
     int64_t width = p.vectors * WN_VL;
     for (int v = 0; v < p.vectors; v++) {
-        float *s = u->scores + v * WN_VL, *sums = u->sum + p.first + v * WN_VL;
+        float *s = scores_of(u, p) + v * WN_VL, *sums = u->sum + p.first + v * WN_VL;
         wn_vf sum = wn_vf_load(sums);
-        wn_vf most = finite_maximum(wn_vf_load(u->maximum + p.first + v * WN_VL));
+        wn_vf base = finite_base(wn_vf_load(u->base + p.first + v * WN_VL));
 #ifdef __AVX512BF16__
         for (int64_t t = 0; u->call->form.pair_values && t < keys; t += 2) {
-            wn_vf x = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + t * width), most)), y = wn_vf_zero();
+            wn_vf x = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + t * width), base)), y = wn_vf_zero();
             sum = wn_vf_add(sum, x);
             if (t + 1 < keys) {
-                y = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + (t + 1) * width), most));
+                y = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + (t + 1) * width), base));
                 sum = wn_vf_add(sum, y);
                 y = wn_vf_mul(y, wn_vf_set(key_scale[t + 1]));
             }
@@ -253,7 +271,7 @@ static void weigh(item *u, panel p, int64_t keys, const float *key_scale)
         }
 #endif
         for (int64_t t = 0; !u->call->form.pair_values && t < keys; t++) {
-            wn_vf x = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + t * width), most));
+            wn_vf x = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + t * width), base));
             sum = wn_vf_add(sum, x);
             wn_vf_store(s + t * width, wn_vf_mul(x, wn_vf_set(key_scale[t])));
         }
@@ -261,39 +279,39 @@ static void weigh(item *u, panel p, int64_t keys, const float *key_scale)
     }
 }
 
-WN_INLINE void multiply_values_of(const int vectors, const bool pairs, int64_t n, int64_t channels,
-                                  const float *block, int64_t stride, const float *weights,
-                                  float *out, ahead *h)
+/* Channels [first, end). */
+WN_INLINE void multiply_values_of(const int vectors, const bool pairs, int64_t n, int64_t first,
+                                  int64_t end, const float *block, int64_t stride,
+                                  const float *weights, float *out, ahead *h)
 {
-    for (int64_t d = 0; d < channels; d += WN_ROW_BLOCK) {
+    for (int64_t d = first; d < end; d += WN_ROW_BLOCK) {
         ask_ahead(h);
         wn_row_block_channels(vectors, pairs, n, block + d, stride, weights,
                               out + d * vectors * WN_VL);
     }
 }
 
-/* outputs += V^T P */
-static void multiply_values(item *u, panel p, int64_t keys, ahead *h)
+/* outputs += V^T P for channels [first, end). */
+static void multiply_values(item *u, panel p, int64_t keys, int64_t first, int64_t end, ahead *h)
 {
     const wn_mla_form *f = &u->call->form;
-    int64_t channels = u->call->out_rows;
+    const float *weights = scores_of(u, p);
     float *out = outputs(u, p);
 #ifdef __AVX512BF16__
     if (f->pair_values) {
         const float *v = wn_mla_block_values(f, u->block);
+        int64_t n = (keys + 1) / 2;
         if (p.vectors == 2)
-            multiply_values_of(2, true, (keys + 1) / 2, channels, v, f->value_stride, u->scores,
-                               out, h);
+            multiply_values_of(2, true, n, first, end, v, f->value_stride, weights, out, h);
         else
-            multiply_values_of(1, true, (keys + 1) / 2, channels, v, f->value_stride, u->scores,
-                               out, h);
+            multiply_values_of(1, true, n, first, end, v, f->value_stride, weights, out, h);
         return;
     }
 #endif
     if (p.vectors == 2)
-        multiply_values_of(2, false, keys, channels, u->block, f->float_stride, u->scores, out, h);
+        multiply_values_of(2, false, keys, first, end, u->block, f->float_stride, weights, out, h);
     else
-        multiply_values_of(1, false, keys, channels, u->block, f->float_stride, u->scores, out, h);
+        multiply_values_of(1, false, keys, first, end, u->block, f->float_stride, weights, out, h);
 }
 
 /* A number of a vector of floats or of pairs. */
@@ -318,7 +336,7 @@ static void multiply_seen_values(item *u, panel p, int64_t keys)
     for (int64_t d = 0; d < u->call->v_dim; d++)
         for (int64_t t = 0; t < keys; t++)
             for (int64_t lane = 0; lane < width; lane++) {
-                float weight = number_at(u->scores, pairs, t, width, lane);
+                float weight = number_at(scores_of(u, p), pairs, t, width, lane);
                 if (weight != 0)
                     out[d * width + lane] =
                         fmaf(weight, number_at(values, pairs, t, stride, d), out[d * width + lane]);
@@ -334,16 +352,21 @@ static void attend_block(item *u, const wn_mla_key *key, int64_t keys, ahead *h)
         key_scale[t] = key[t].scale;
         u->scale[t] = (float)(M_LOG2E * c->args->softmax_scale * key[t].scale);
     }
+    uint64_t unseen = 0; /* a bit per panel */
     for (int64_t lane = 0; lane < u->lanes; lane += WN_PANEL) {
         panel p = panel_at(u, lane);
         multiply_keys(u, p, keys);
-        bool unseen = raise_maxima(u, p, keys);
+        unseen |= (uint64_t)raise_maxima(u, p, keys) << lane / WN_PANEL;
         weigh(u, p, keys, key_scale);
-        if (unseen)
-            multiply_seen_values(u, p, keys);
-        else
-            multiply_values(u, p, keys, h);
     }
+    for (int64_t d = 0; d < c->out_rows; d += SLICE)
+        for (int64_t lane = 0; lane < u->lanes; lane += WN_PANEL) {
+            int64_t end = d + SLICE < c->out_rows ? d + SLICE : c->out_rows;
+            if (!(unseen >> lane / WN_PANEL & 1))
+                multiply_values(u, panel_at(u, lane), keys, d, end, h);
+            else if (d == 0)
+                multiply_seen_values(u, panel_at(u, lane), keys);
+        }
 }
 
 /* ---------------------------------------------------------------- parts */
@@ -373,25 +396,26 @@ static void attend_part(item *u, int64_t part)
     int64_t end = (part + 1) * size < entries ? (part + 1) * size : entries;
     wn_mla_walk walk = {c->args, u->row, part * size, end};
     for (int64_t i = 0; i < u->lanes; i++)
-        u->maximum[i] = -INFINITY, u->sum[i] = 0;
+        u->maximum[i] = u->base[i] = -INFINITY, u->sum[i] = 0;
     memset(u->heads + u->lanes * c->dim, 0, 4 * (size_t)(u->lanes * c->out_rows));
     int64_t now = wn_mla_next_keys(&walk, c->form.most, u->key[0]), next;
-    ahead first = {c->args, u->key[0], u->key[0] + now, 0, INT64_MAX};
+    ahead first = {c->args, u->key[0], u->key[0] + now, NULL, NULL, INT64_MAX};
     ask_ahead(&first);
     int64_t turns = (u->lanes + WN_PANEL - 1) / WN_PANEL * (c->out_rows / WN_ROW_BLOCK);
     for (int k = 0; now > 0; k ^= 1, now = next) {
         next = wn_mla_next_keys(&walk, c->form.most, u->key[k ^ 1]);
         int64_t lines =
             next * (c->args->q.shape[2] / 16 + 2); /* enough for every dtype but f32's */
-        ahead h = {c->args, u->key[k ^ 1], u->key[k ^ 1] + next, 0, (lines + turns - 1) / turns};
+        ahead h = {c->args, u->key[k ^ 1], u->key[k ^ 1] + next,
+                   NULL,    NULL,          (lines + turns - 1) / turns};
         attend_block(u, u->key[k], now, &h);
     }
 }
 
 /* ---------------------------------------------------------------- states of heads */
 
-/* A head's state is its output, not yet divided, then its maximum and its sum: v_dim + STATE
- * floats. Heads [lane, lane + 8) of an item, `stride` floats apart. */
+/* A head's state is its output, not yet divided, its base, sum and maximum: v_dim + STATE floats.
+ * Heads [lane, lane + 8) of an item, `stride` floats apart. */
 static void take_states(item *u, int64_t lane, float *state, int64_t stride)
 {
     panel p = panel_at(u, lane / WN_PANEL * WN_PANEL);
@@ -406,8 +430,9 @@ static void take_states(item *u, int64_t lane, float *state, int64_t stride)
             _mm256_storeu_ps(state + i * stride + d, r[i]);
     }
     for (int64_t i = 0; i < 8; i++) {
-        state[i * stride + v_dim] = u->maximum[lane + i];
+        state[i * stride + v_dim] = u->base[lane + i];
         state[i * stride + v_dim + 1] = u->sum[lane + i];
+        state[i * stride + v_dim + 2] = u->maximum[lane + i];
     }
 }
 
@@ -421,9 +446,10 @@ static float exp2_of(float x)
 /* A further part joins the total. */
 static void merge_state(float *total, const float *part, int64_t v_dim)
 {
-    float before = total[v_dim], other = part[v_dim], most = before > other ? before : other;
-    float base = most == -INFINITY ? 0 : most;
-    wn_vf a = wn_vf_set(exp2_of(before - base)), b = wn_vf_set(exp2_of(other - base));
+    float before = total[v_dim], other = part[v_dim], base = before > other ? before : other;
+    float whole = exp2_of(before - (base == -INFINITY ? 0 : base));
+    float added = exp2_of(other - (base == -INFINITY ? 0 : base));
+    wn_vf a = wn_vf_set(whole), b = wn_vf_set(added);
     int64_t d = 0;
     for (; d + WN_VL <= v_dim; d += WN_VL)
         wn_vf_store(total + d,
@@ -433,9 +459,9 @@ static void merge_state(float *total, const float *part, int64_t v_dim)
                           wn_vf_fma(wn_vf_load_first(part + d, v_dim - d), b,
                                     wn_vf_mul(wn_vf_load_first(total + d, v_dim - d), a)),
                           v_dim - d);
-    total[v_dim] = most;
-    total[v_dim + 1] =
-        fmaf(part[v_dim + 1], exp2_of(other - base), total[v_dim + 1] * exp2_of(before - base));
+    total[v_dim] = base;
+    total[v_dim + 1] = fmaf(part[v_dim + 1], added, total[v_dim + 1] * whole);
+    total[v_dim + 2] = fmaxf(total[v_dim + 2], part[v_dim + 2]);
 }
 
 WN_INLINE void store_halves(const uint32_t dtype, uint16_t *out, wn_vf x)
@@ -491,9 +517,9 @@ static void write_number(const wn_tensor *tensor, int64_t row, int64_t head, dou
 static void write_head(const call *c, int64_t row, int64_t head, float *state)
 {
     const wn_mla_args *a = c->args;
-    double maximum = M_LN2 * state[c->v_dim], sum = state[c->v_dim + 1];
+    double base = M_LN2 * state[c->v_dim], sum = state[c->v_dim + 1];
     double sink = a->sinks != NULL ? a->sinks[head] : -INFINITY;
-    double whole = sum == 0 || sink == -INFINITY ? sum : sum + exp(sink - maximum);
+    double whole = sum == 0 || sink == -INFINITY ? sum : sum + exp(sink - base);
     float factor = (float)(1 / whole);
     if (sum == 0 || sink == INFINITY) {
         memset(state, 0, 4 * (size_t)c->v_dim);
@@ -511,8 +537,8 @@ static void write_head(const call *c, int64_t row, int64_t head, float *state)
     for (int64_t d = 0; step != 1 && d < c->v_dim; d++)
         wn_store(out, a->out.dtype, d * step, state[d] * factor);
     if (a->lse.data != NULL)
-        write_number(&a->lse, row, head, sum == 0 ? -INFINITY : maximum + log(sum));
-    write_number(&a->max_logits, row, head, isnan(sum) ? (double)NAN : maximum);
+        write_number(&a->lse, row, head, sum == 0 ? -INFINITY : base + log(sum));
+    write_number(&a->max_logits, row, head, isnan(sum) ? (double)NAN : M_LN2 * state[c->v_dim + 2]);
 }
 
 /* ---------------------------------------------------------------- items */
@@ -540,7 +566,7 @@ static void keep_states(item *u, int64_t part, int64_t parts)
             if (c->shared)
                 total = state_at(c, u->row, part, u->first + i);
             if (c->shared || part == 0)
-                memcpy(total, state, 4 * (size_t)size);
+                memcpy(total, state, 4 * (size_t)(c->v_dim + USED));
             else
                 merge_state(total, state, c->v_dim);
             if (!c->shared && part == parts - 1)

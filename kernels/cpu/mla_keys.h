@@ -12,7 +12,7 @@
 
 enum {
     WN_MLA_MOST_KEYS = 96,         /* of a block */
-    WN_MLA_BLOCK_WORDS = 84 * 592, /* 84 keys of 576 floats; 48 of the longest, and padding */
+    WN_MLA_BLOCK_WORDS = 80 * 592, /* 80 keys of 576 floats, padded; half as many of the longest */
 };
 
 /* ---------------------------------------------------------------- the form of a block */
