@@ -241,18 +241,24 @@ WN_BLOCKS(WN_BLOCK_DEFINE)
 static wn_block_function *const wn_block_functions[4][WN_MOST_VECTORS + 1] = {
     WN_BLOCKS(WN_BLOCK_ENTRY)};
 
-/* All heads of a query with the first `count` keys of a strip, a multiple of the block's keys. */
+/* All heads of a query with the first `count` keys of a strip, a multiple of the block's keys.
+ * ahead: as many addresses whose `ahead_bytes` are fetched on the way; or NULL. */
 static inline void wn_blocks(int form, const uint32_t *heads, int64_t num_vectors,
-                             const uint32_t *keys, int64_t words, int64_t count, float *total)
+                             const uint32_t *keys, int64_t words, int64_t count,
+                             const uint8_t *const *ahead, int64_t ahead_bytes, float *total)
 {
     const int is_byte = form == WN_INDEXER_I8 || form == WN_INDEXER_I8_WIDE;
     const int block_keys = is_byte ? WN_BYTE_KEYS : WN_BLOCK_KEYS;
     const int most = is_byte ? WN_BYTE_VECTORS : WN_BLOCK_VECTORS;
     for (int64_t v = 0; v < num_vectors; v += most) {
         const int64_t vectors = num_vectors - v < most ? num_vectors - v : most;
-        for (int64_t i = 0; i < count; i += block_keys)
+        for (int64_t i = 0; i < count; i += block_keys) {
+            for (int64_t j = i; v == 0 && ahead != NULL && j < i + block_keys; j++)
+                for (int64_t byte = 0; byte < ahead_bytes && ahead[j] != NULL; byte += 64)
+                    __builtin_prefetch(ahead[j] + byte, 0, 2);
             wn_block_functions[form][vectors](heads + v * wn_packed_stride(words), keys + i * words,
                                               words, total + i * WN_VL);
+        }
     }
 }
 
@@ -288,12 +294,13 @@ WN_INLINE void wn_score_8(const float *total, const float *scale, float *score)
  */
 static inline void wn_score_strip(int form, const uint32_t *heads, int64_t num_vectors,
                                   const uint32_t *keys, const float *scale, int64_t words,
-                                  int64_t count, float *score)
+                                  int64_t count, const uint8_t *const *ahead, int64_t ahead_bytes,
+                                  float *score)
 {
     _Alignas(64) float total[WN_INDEXER_STRIP * WN_VL] = {0};
     const int64_t keys_of_block = WN_BLOCK_KEYS > WN_BYTE_KEYS ? WN_BLOCK_KEYS : WN_BYTE_KEYS;
     count = (count + keys_of_block - 1) / keys_of_block * keys_of_block;
-    wn_blocks(form, heads, num_vectors, keys, words, count, total);
+    wn_blocks(form, heads, num_vectors, keys, words, count, ahead, ahead_bytes, total);
     for (int64_t i = 0; i < count; i += 8)
         wn_score_8(total + i * WN_VL, scale + i, score + i);
 }

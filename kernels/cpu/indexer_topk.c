@@ -172,7 +172,8 @@ static void pack_query(const plan *p, int64_t row, uint32_t *to)
 typedef struct strip {
     _Alignas(64) uint32_t word[STRIP_WORDS + WN_WORDS_ROOM];
     float scale[STRIP];
-    int form; /* the plan's, or I8_WIDE where a code is not of seven bits */
+    int form;                    /* the plan's, or I8_WIDE where a code is not of seven bits */
+    const uint8_t *ahead[STRIP]; /* keys of the next strip, to be fetched while this one is used */
 } strip;
 
 /* Returns what wn_words_of_bytes does. */
@@ -203,14 +204,32 @@ static int load_run(const plan *p, int64_t page, int64_t place, int64_t count, i
     int64_t key_bytes = (int64_t)keys->dim * wn_number_bytes(keys->dtype);
     int wide = 0;
     for (int64_t i = 0; i < count; i++) {
-        /* Ahead in the page; the processor sees by itself where a page goes on. */
-        for (int64_t byte = 0; byte < key_bytes; byte += 64)
-            __builtin_prefetch(from + 2 * STRIP * key_bytes + byte);
         wide |= convert_key(p, from, s->word + (at + i) * p->words);
         s->scale[at + i] = scale != NULL ? scale[i] : 1;
         from += key_bytes;
     }
     return wide;
+}
+
+/* Where slots [first, end), at most STRIP, lie. Their scales are fetched now: they are few lines.
+ */
+static void look_ahead(const plan *p, const int32_t *pages, int64_t first, int64_t end, strip *s)
+{
+    const wn_indexer_view *keys = &p->args->keys;
+    int64_t tokens = keys->tokens_per_page, page = first / tokens, place = first % tokens;
+    int64_t key_bytes = (int64_t)keys->dim * wn_number_bytes(keys->dtype), i = 0;
+    for (int64_t run; i < STRIP && first + i < end; place = 0, page++) {
+        const uint8_t *from = wn_indexer_codes(keys, pages[page], place);
+        const float *scale = wn_indexer_scale(keys, pages[page], place);
+        run = tokens - place < end - first - i ? tokens - place : end - first - i;
+        run = run < STRIP - i ? run : STRIP - i;
+        for (int64_t j = 0; j < run && scale != NULL; j += 16)
+            __builtin_prefetch(scale + j, 0, 2);
+        for (int64_t j = 0; j < run; j++)
+            s->ahead[i++] = from + j * key_bytes;
+    }
+    for (; i < STRIP; i++)
+        s->ahead[i] = NULL;
 }
 
 /* Slots [first, first + count) of a request, count <= STRIP; the rest of the strip becomes zero. */
@@ -271,15 +290,19 @@ static void offer(query *q, const float *score, int64_t first, int64_t begin, in
     }
 }
 
-static void use_strip(const plan *p, query *q, const strip *s, int64_t first, int64_t count)
+static void use_strip(const plan *p, query *q, const strip *s, int fetches, int64_t first,
+                      int64_t count)
 {
-    const wn_tensor *scores = &p->args->scores;
+    const wn_indexer_topk_args *a = p->args;
+    const wn_tensor *scores = &a->scores;
     float score[STRIP + WN_VL];
     int64_t begin = first > q->first ? first : q->first;
     int64_t end = first + count < q->end ? first + count : q->end;
     if (begin >= end)
         return;
-    wn_score_strip(s->form, q->packed, p->vectors, s->word, s->scale, p->words, count, score);
+    int64_t ahead_bytes = (int64_t)a->keys.dim * wn_number_bytes(a->keys.dtype);
+    wn_score_strip(s->form, q->packed, p->vectors, s->word, s->scale, p->words, count,
+                   fetches ? s->ahead : NULL, ahead_bytes, score);
     wn_best_reserve(&q->best, STRIP);
     offer(q, score, first, begin, end);
     for (int64_t slot = begin; scores->data != NULL && slot < end; slot++)
@@ -361,8 +384,9 @@ static void score_item(const plan *p, const cut *c, uint32_t b, int64_t group, i
     for (; first < end; first += STRIP) {
         int64_t slots = end - first < STRIP ? end - first : STRIP;
         load_strip(p, pages, first, slots, &s.strip);
+        look_ahead(p, pages, first + slots, end, &s.strip);
         for (int64_t j = 0; j < count; j++)
-            use_strip(p, &queries[j], &s.strip, first, slots);
+            use_strip(p, &queries[j], &s.strip, j == 0, first, slots);
     }
     for (int64_t j = 0; j < count; j++) {
         if (k > 0)
