@@ -25,7 +25,7 @@ enum { WN_BLOCK_KEYS = 6, WN_BLOCK_VECTORS = 2, WN_BYTE_KEYS = 2, WN_BYTE_VECTOR
 #endif
 
 /* Keys that are converted at once: a multiple of the keys of a block, and of 8. */
-enum { WN_INDEXER_STRIP = 24 };
+enum { WN_INDEXER_STRIP = 48 };
 
 /* WN_VL heads, packed: words[words][WN_VL], then a vector each of
  *   the weights; 0 for lanes without a head
@@ -70,11 +70,11 @@ WN_INLINE wn_vi wn_vi_zero(void)
 }
 #endif
 
-/* A word in every lane; the compiler shall keep it in a register. */
+/* A word in every lane, in a register. */
 WN_INLINE wn_vi wn_word(const uint32_t *p)
 {
-    wn_vi x = wn_vi_set((int32_t)*p);
-    __asm__("" : "+x"(x));
+    wn_vi x;
+    __asm__("vpbroadcastd %1, %0" : "=v"(x) : "m"(*p));
     return x;
 }
 
@@ -84,20 +84,16 @@ WN_INLINE wn_vi wn_word(const uint32_t *p)
 #define WN_MOST_VECTORS 4
 typedef wn_vi wn_sums[WN_MOST_KEYS][WN_MOST_VECTORS];
 
-/* Forms of which a word is one step: sums += key word * head words. */
-WN_INLINE wn_vi wn_step(int form, wn_vi sum, wn_vi key, wn_vi head)
+/* Forms of which a word is one step: sum + key word * head words. Assembly, because gcc 12 spills
+ * the sums of the intrinsics' form. */
+WN_INLINE void wn_step(int form, wn_vi *sum, wn_vi key, wn_vi head)
 {
-#ifdef __AVX512BF16__
     if (form == WN_INDEXER_BF16)
-        return _mm512_castps_si512(
-            _mm512_dpbf16_ps(_mm512_castsi512_ps(sum), (__m512bh)key, (__m512bh)head));
-#endif
-#ifdef __AVX512VNNI__
-    if (form == WN_INDEXER_I8_WIDE)
-        return _mm512_dpbusd_epi32(sum, key, head);
-#endif
-    (void)form;
-    return wn_vf_bits(wn_vf_fma(wn_vi_as_float(key), wn_vi_as_float(head), wn_vi_as_float(sum)));
+        __asm__("vdpbf16ps %2, %1, %0" : "+v"(*sum) : "v"(key), "v"(head));
+    else if (form == WN_INDEXER_I8_WIDE)
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(key), "v"(head));
+    else
+        __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(key), "v"(head));
 }
 
 WN_INLINE void wn_sum_words(int form, const uint32_t *heads, int64_t stride, const uint32_t *keys,
@@ -108,14 +104,14 @@ WN_INLINE void wn_sum_words(int form, const uint32_t *heads, int64_t stride, con
 #pragma GCC unroll 4
         for (int v = 0; v < num_vectors; v++) {
             head[v] = wn_vi_load(heads + v * stride + w * WN_VL);
-            __asm__("" : "+x"(head[v]));
+            __asm__("" : "+v"(head[v]));
         }
 #pragma GCC unroll 6
         for (int i = 0; i < num_keys; i++) {
             wn_vi key = wn_word(keys + i * words + w);
 #pragma GCC unroll 4
             for (int v = 0; v < num_vectors; v++)
-                sum[i][v] = wn_step(form, sum[i][v], key, head[v]);
+                wn_step(form, &sum[i][v], key, head[v]);
         }
     }
 }
@@ -137,7 +133,7 @@ WN_INLINE void wn_sum_bytes(int is_wide, const uint32_t *heads, int64_t stride,
         for (int v = 0; v < num_vectors; v++) {
             wn_vi a = wn_vi_load(heads + v * stride + w * WN_VL);
             wn_vi b = wn_vi_load(heads + v * stride + (w + 1) * WN_VL);
-            __asm__("" : "+x"(a), "+x"(b));
+            __asm__("" : "+v"(a), "+v"(b));
 #pragma GCC unroll 6
             for (int i = 0; i < num_keys; i++) {
                 wn_vi x = WN_VI(maddubs_epi16)(key[i][0], a),
@@ -197,27 +193,73 @@ WN_INLINE void wn_block(int form, const uint32_t *heads, const uint32_t *keys, i
     }
 }
 
-/* All heads of a query with the first `count` keys of a strip, a multiple of the block's keys. */
-WN_INLINE void wn_blocks(int form, const uint32_t *heads, int64_t num_vectors, const uint32_t *keys,
-                         int64_t words, int64_t count, float *total)
+/* A function for each form and number of vectors, so that nothing else wants registers. */
+#define WN_BLOCKS(X)                                                                               \
+    X(WN_INDEXER_F32, WN_BLOCK_KEYS, 1)                                                            \
+    X(WN_INDEXER_F32, WN_BLOCK_KEYS, 2)                                                            \
+    WN_BLOCKS_WIDER(X)                                                                             \
+    X(WN_INDEXER_I8_WIDE, WN_BYTE_KEYS, 1)                                                         \
+    X(WN_INDEXER_I8_WIDE, WN_BYTE_KEYS, 2)                                                         \
+    X(WN_INDEXER_I8_WIDE, WN_BYTE_KEYS, 3)                                                         \
+    X(WN_INDEXER_I8_WIDE, WN_BYTE_KEYS, 4)                                                         \
+    WN_BLOCKS_NARROW(X) WN_BLOCKS_BF16(X)
+#ifdef __AVX512F__
+#define WN_BLOCKS_WIDER(X) X(WN_INDEXER_F32, WN_BLOCK_KEYS, 3) X(WN_INDEXER_F32, WN_BLOCK_KEYS, 4)
+#else
+#define WN_BLOCKS_WIDER(X)
+#endif
+#ifdef __AVX512VNNI__
+#define WN_BLOCKS_NARROW(X)
+#else
+#define WN_BLOCKS_NARROW(X)                                                                        \
+    X(WN_INDEXER_I8, WN_BYTE_KEYS, 1)                                                              \
+    X(WN_INDEXER_I8, WN_BYTE_KEYS, 2)                                                              \
+    X(WN_INDEXER_I8, WN_BYTE_KEYS, 3)                                                              \
+    X(WN_INDEXER_I8, WN_BYTE_KEYS, 4)
+#endif
+#ifdef __AVX512BF16__
+#define WN_BLOCKS_BF16(X)                                                                          \
+    X(WN_INDEXER_BF16, WN_BLOCK_KEYS, 1)                                                           \
+    X(WN_INDEXER_BF16, WN_BLOCK_KEYS, 2)                                                           \
+    X(WN_INDEXER_BF16, WN_BLOCK_KEYS, 3)                                                           \
+    X(WN_INDEXER_BF16, WN_BLOCK_KEYS, 4)
+#else
+#define WN_BLOCKS_BF16(X)
+#endif
+
+typedef void wn_block_function(const uint32_t *heads, const uint32_t *keys, int64_t words,
+                               float *total);
+#define WN_BLOCK_NAME(form, vectors) block_##form##_##vectors
+#define WN_BLOCK_DEFINE(form, keys_, vectors)                                                      \
+    static __attribute__((noinline)) void WN_BLOCK_NAME(form, vectors)(                            \
+        const uint32_t *heads, const uint32_t *keys, int64_t words, float *total)                  \
+    {                                                                                              \
+        wn_block(form, heads, keys, words, keys_, vectors, total);                                 \
+    }
+WN_BLOCKS(WN_BLOCK_DEFINE)
+#define WN_BLOCK_ENTRY(form, keys_, vectors) [form][vectors] = WN_BLOCK_NAME(form, vectors),
+static wn_block_function *const wn_block_functions[4][WN_MOST_VECTORS + 1] = {
+    WN_BLOCKS(WN_BLOCK_ENTRY)};
+
+/* All heads of a query with the first `count` keys of a strip, a multiple of the block's keys.
+ * ahead: as many addresses whose `ahead_bytes` are fetched on the way; or NULL. */
+static inline void wn_blocks(int form, const uint32_t *heads, int64_t num_vectors,
+                             const uint32_t *keys, int64_t words, int64_t count,
+                             const uint8_t *const *ahead, int64_t ahead_bytes, float *total)
 {
     const int is_byte = form == WN_INDEXER_I8 || form == WN_INDEXER_I8_WIDE;
     const int block_keys = is_byte ? WN_BYTE_KEYS : WN_BLOCK_KEYS;
     const int most = is_byte ? WN_BYTE_VECTORS : WN_BLOCK_VECTORS;
-    for (int64_t v = 0; v < num_vectors; v += most)
+    for (int64_t v = 0; v < num_vectors; v += most) {
+        const int64_t vectors = num_vectors - v < most ? num_vectors - v : most;
         for (int64_t i = 0; i < count; i += block_keys) {
-            const uint32_t *h = heads + v * wn_packed_stride(words), *k = keys + i * words;
-            float *t = total + i * WN_VL;
-            int64_t here = num_vectors - v;
-            if (here >= most)
-                wn_block(form, h, k, words, block_keys, most, t);
-            else if (most > 3 && here == 3)
-                wn_block(form, h, k, words, block_keys, 3, t);
-            else if (most > 2 && here == 2)
-                wn_block(form, h, k, words, block_keys, 2, t);
-            else
-                wn_block(form, h, k, words, block_keys, 1, t);
+            for (int64_t j = i; v == 0 && ahead != NULL && j < i + block_keys; j++)
+                for (int64_t byte = 0; byte < ahead_bytes && ahead[j] != NULL; byte += 64)
+                    __builtin_prefetch(ahead[j] + byte, 0, 2);
+            wn_block_functions[form][vectors](heads + v * wn_packed_stride(words), keys + i * words,
+                                              words, total + i * WN_VL);
         }
+    }
 }
 
 /* ---------------------------------------------------------------- scores */
@@ -247,33 +289,18 @@ WN_INLINE void wn_score_8(const float *total, const float *scale, float *score)
     _mm256_storeu_ps(score, _mm256_mul_ps(sum, _mm256_loadu_ps(scale)));
 }
 
-/* Scores of one query with `count` keys, whose words and scales are there up to a multiple of 24.
+/* Scores of one query with `count` keys, whose words and scales are there up to a multiple of 8
+ * and 6.
  */
 static inline void wn_score_strip(int form, const uint32_t *heads, int64_t num_vectors,
                                   const uint32_t *keys, const float *scale, int64_t words,
-                                  int64_t count, float *score)
+                                  int64_t count, const uint8_t *const *ahead, int64_t ahead_bytes,
+                                  float *score)
 {
     _Alignas(64) float total[WN_INDEXER_STRIP * WN_VL] = {0};
     const int64_t keys_of_block = WN_BLOCK_KEYS > WN_BYTE_KEYS ? WN_BLOCK_KEYS : WN_BYTE_KEYS;
     count = (count + keys_of_block - 1) / keys_of_block * keys_of_block;
-    switch (form) {
-#ifdef __AVX512BF16__
-    case WN_INDEXER_BF16:
-        wn_blocks(WN_INDEXER_BF16, heads, num_vectors, keys, words, count, total);
-        break;
-#endif
-#ifndef __AVX512VNNI__
-    case WN_INDEXER_I8:
-        wn_blocks(WN_INDEXER_I8, heads, num_vectors, keys, words, count, total);
-        break;
-#endif
-    case WN_INDEXER_I8_WIDE:
-        wn_blocks(WN_INDEXER_I8_WIDE, heads, num_vectors, keys, words, count, total);
-        break;
-    default:
-        wn_blocks(WN_INDEXER_F32, heads, num_vectors, keys, words, count, total);
-        break;
-    }
+    wn_blocks(form, heads, num_vectors, keys, words, count, ahead, ahead_bytes, total);
     for (int64_t i = 0; i < count; i += 8)
         wn_score_8(total + i * WN_VL, scale + i, score + i);
 }

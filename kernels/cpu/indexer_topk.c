@@ -7,6 +7,7 @@
 #include "kernels/cpu/best_scores.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/indexer_block.h"
+#include "kernels/cpu/indexer_words.h"
 #include "kernels/indexer_element.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
@@ -114,52 +115,33 @@ static cut cut_request(const plan *p, uint32_t b, int64_t *used)
 
 /* ---------------------------------------------------------------- queries */
 
-/* Head `head` of a row as floats; returns the factor that its rounding asks for. */
-static float load_head(const plan *p, int64_t row, int64_t head, float *x)
+/* One head as words, side by side. Returns the factor that its rounding asks for; *sum: of its
+ * codes, if it has codes. */
+static float load_head(const plan *p, int64_t row, int64_t head, uint32_t *words, int32_t *sum)
 {
     const wn_tensor *q = &p->args->q;
-    int64_t dim = p->args->keys.dim, at = wn_tensor_offset(q, row, head, 0);
-    const uint8_t *from = (const uint8_t *)q->data + at * wn_number_bytes(q->dtype);
-    if (q->stride[2] == 1)
-        for (int64_t d = 0; d < dim; d += WN_VL) {
-            int64_t n = dim - d < WN_VL ? dim - d : WN_VL;
-            const void *element = from + d * wn_number_bytes(q->dtype);
-            wn_vf_store(x + d, n == WN_VL ? wn_vf_from(q->dtype, element)
-                                          : wn_vf_from_first(q->dtype, element, n));
-        }
-    else
+    int64_t dim = q->shape[2], bytes = wn_number_bytes(q->dtype);
+    const uint8_t *from = (const uint8_t *)q->data + wn_tensor_offset(q, row, head, 0) * bytes;
+    uint8_t together[4 * WN_MAX_HEAD_DIM];
+    if (q->stride[2] != 1) {
         for (int64_t d = 0; d < dim; d++)
-            x[d] = (float)wn_tensor_load(q, row, head, d);
-    if (p->args->keys.dtype != WN_I8)
-        return 1;
-    float amax = 0, bad = 0;
-    for (int64_t d = 0; d < dim; d++) {
-        bad += x[d] - x[d]; /* NaN if it is not finite */
-        amax = fabsf(x[d]) > amax ? fabsf(x[d]) : amax;
+            memcpy(together + d * bytes, from + d * q->stride[2] * bytes, (size_t)bytes);
+        from = together;
     }
-    return wn_indexer_query_scale(amax + bad);
-}
-
-/* One head's words, WN_VL apart; *sum: of its codes, if it has codes. */
-static void pack_head(const plan *p, const float *x, float scale, uint32_t *to, int32_t *sum)
-{
-    int64_t dim = p->args->keys.dim;
     *sum = 0;
-    if (p->form == WN_INDEXER_F32)
-        for (int64_t d = 0; d < dim; d++)
-            memcpy(to + d * WN_VL, x + d, sizeof *x);
-    else if (p->form == WN_INDEXER_BF16)
-        for (int64_t d = 0; d < dim; d++) { /* exact: the lower half is 0 */
-            uint32_t bits;
-            memcpy(&bits, x + d, sizeof bits);
-            to[d / 2 * WN_VL] |= d % 2 ? bits & 0xffff0000u : bits >> 16;
-        }
-    else if (!isnan(scale))
-        for (int64_t d = 0; d < dim; d++) {
-            int code = wn_indexer_query_code(x[d], scale);
-            to[d / 4 * WN_VL] |= (uint32_t)(code & 0xff) << d % 4 * 8;
-            *sum += code;
-        }
+#ifdef __AVX512BF16__
+    if (p->form == WN_INDEXER_BF16) {
+        wn_words_of_pairs(q->dtype, from, dim, words);
+        return 1;
+    }
+#endif
+    if (p->form == WN_INDEXER_F32) {
+        wn_words_of_floats(q->dtype, from, bytes, dim, words);
+        return 1;
+    }
+    uint32_t x[WN_MAX_HEAD_DIM + WN_WORDS_ROOM];
+    wn_words_of_floats(q->dtype, from, bytes, dim, x);
+    return wn_words_of_query((const float *)x, dim, words, sum);
 }
 
 /* Packs a row of q as indexer_block.h says. */
@@ -167,18 +149,19 @@ static void pack_query(const plan *p, int64_t row, uint32_t *to)
 {
     const wn_indexer_topk_args *a = p->args;
     int64_t heads = a->q.shape[1];
-    float x[WN_MAX_HEAD_DIM + WN_VL];
+    uint32_t head[WN_MAX_HEAD_DIM + WN_WORDS_ROOM] = {0};
     memset(to, 0, (size_t)p->query_words * sizeof *to);
     for (int64_t h = 0; h < heads; h++) {
         uint32_t *words = to + h / WN_VL * wn_packed_stride(p->words) + h % WN_VL;
         uint32_t *extra = words + p->words * WN_VL;
         int32_t sum;
-        float scale = load_head(p, row, h, x);
-        pack_head(p, x, scale, words, &sum);
-        double q_scale = a->q_scale != NULL ? a->q_scale[row * heads + h] : 1;
-        float weight =
-            (float)(wn_tensor_load(&a->weights, row, h, 0) * q_scale * a->weight_scale * scale);
-        memcpy(extra, &weight, sizeof weight);
+        double weight = wn_tensor_load(&a->weights, row, h, 0) * a->weight_scale;
+        weight *= load_head(p, row, h, head, &sum);
+        weight *= a->q_scale != NULL ? (double)a->q_scale[row * heads + h] : 1;
+        float rounded = (float)weight;
+        for (int64_t w = 0; w < p->words; w++)
+            words[w * WN_VL] = head[w];
+        memcpy(extra, &rounded, sizeof rounded);
         extra[WN_VL] = a->keys.dtype == WN_I8 ? (uint32_t)(-64 * sum) : UINT32_MAX;
         extra[2 * WN_VL] = (uint32_t)(-128 * sum);
     }
@@ -187,140 +170,86 @@ static void pack_query(const plan *p, int64_t row, uint32_t *to)
 /* ---------------------------------------------------------------- keys */
 
 typedef struct strip {
-    _Alignas(64) uint32_t word[STRIP_WORDS + 64];
+    _Alignas(64) uint32_t word[STRIP_WORDS + WN_WORDS_ROOM];
     float scale[STRIP];
-    int form; /* the plan's, or I8_WIDE where a code is not of seven bits */
+    int form;                    /* the plan's, or I8_WIDE where a code is not of seven bits */
+    const uint8_t *ahead[STRIP]; /* keys of the next strip, to be fetched while this one is used */
 } strip;
 
-/* A key's numbers as floats. There is room for a vector beyond them. */
-WN_INLINE void floats_of(uint32_t dtype, const uint8_t *from, int64_t dim, float *to)
-{
-    int64_t d = 0, bytes = dtype == WN_BF16 ? 2 : 1;
-    for (; d + WN_VL <= dim; d += WN_VL)
-        wn_vf_store(to + d, wn_vf_from(dtype, from + d * bytes));
-    if (d < dim)
-        wn_vf_store(to + d, wn_vf_from_first(dtype, from + d * bytes, dim - d));
-}
-
-#ifdef __AVX512BF16__
-/* 32 e4m3 codes as bfloat16: exponent and mantissa move to their place and the exponent's bias
- * changes by 120; the eight codes without an exponent come from a table; NaN is set apart. */
-WN_INLINE __m512i bf16_of_e4m3(__m256i code8)
-{
-    const __m512i small = _mm512_castsi128_si512(
-        _mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
-    __m512i code = _mm512_cvtepu8_epi16(code8);
-    __m512i magnitude = _mm512_and_si512(code, _mm512_set1_epi16(0x7f));
-    __m512i sign = _mm512_slli_epi16(_mm512_xor_si512(code, magnitude), 8);
-    __m512i value = _mm512_add_epi16(_mm512_slli_epi16(magnitude, 4), _mm512_set1_epi16(120 << 7));
-    value = _mm512_mask_permutexvar_epi16(
-        value, _mm512_cmplt_epu16_mask(magnitude, _mm512_set1_epi16(8)), magnitude, small);
-    value =
-        _mm512_mask_mov_epi16(value, _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x7f)),
-                              _mm512_set1_epi16(0x7fc0));
-    return _mm512_or_si512(value, sign);
-}
-
-/* A key's numbers in pairs; words: ceil(dim / 2). */
-WN_INLINE void pairs_of(uint32_t dtype, const uint8_t *from, int64_t dim, uint32_t *to)
-{
-    int64_t d = 0;
-    if (dim % 2 != 0)
-        to[dim / 2] = 0;
-    if (dtype == WN_BF16) {
-        memcpy(to, from, (size_t)dim * 2);
-        return;
-    }
-    for (; d + 32 <= dim; d += 32)
-        _mm512_storeu_si512(to + d / 2,
-                            bf16_of_e4m3(_mm256_loadu_si256((const __m256i *)(from + d))));
-    if (d < dim) {
-        uint8_t rest[32] = {0};
-        memcpy(rest, from + d, (size_t)(dim - d));
-        _mm512_storeu_si512(to + d / 2, bf16_of_e4m3(_mm256_loadu_si256((const __m256i *)rest)));
-    }
-}
-#endif
-
-/* A key's codes plus `offset`. Returns a mask with a top bit where the result has one. */
-WN_INLINE int bytes_of(const uint8_t *from, int64_t dim, int8_t offset, uint32_t *to)
-{
-    const __m256i add = _mm256_set1_epi8(offset);
-    __m256i any = _mm256_setzero_si256();
-    uint8_t rest[32] = {0};
-    int64_t d = 0;
-    for (; d + 32 <= dim; d += 32) {
-        __m256i x = _mm256_add_epi8(_mm256_loadu_si256((const __m256i *)(from + d)), add);
-        any = _mm256_or_si256(any, x);
-        _mm256_storeu_si256((__m256i *)((uint8_t *)to + d), x);
-    }
-    if (d < dim) {
-        memcpy(rest, from + d, (size_t)(dim - d));
-        __m256i x = _mm256_add_epi8(_mm256_loadu_si256((const __m256i *)rest), add);
-        any = _mm256_or_si256(any, x);
-        _mm256_storeu_si256((__m256i *)((uint8_t *)to + d), x);
-    }
-    return _mm256_movemask_epi8(any);
-}
-
-/* Another key's words over the top of the last vector are written after it, in ascending order. */
+/* Returns what wn_words_of_bytes does. */
 WN_INLINE int convert_key(const plan *p, const uint8_t *from, uint32_t *to)
 {
-    uint32_t dtype = p->args->keys.dtype;
     int64_t dim = p->args->keys.dim;
-    switch (p->form) {
-    case WN_INDEXER_I8:
-        return bytes_of(from, dim, 64, to);
-    case WN_INDEXER_I8_WIDE:
-        return bytes_of(from, dim, -128, to);
+    if (p->form == WN_INDEXER_I8)
+        return wn_words_of_bytes(from, dim, 64, to);
+    if (p->form == WN_INDEXER_I8_WIDE)
+        wn_words_of_bytes(from, dim, -128, to);
 #ifdef __AVX512BF16__
-    case WN_INDEXER_BF16:
-        pairs_of(dtype, from, dim, to);
-        return 0;
+    else if (p->form == WN_INDEXER_BF16)
+        wn_words_of_pairs(p->args->keys.dtype, from, dim, to);
 #endif
-    default:
-        if (dtype == WN_BF16)
-            floats_of(WN_BF16, from, dim, (float *)to);
-        else
-            floats_of(WN_F8_E4M3, from, dim, (float *)to);
-        return 0;
-    }
+    else if (p->args->keys.dtype == WN_BF16)
+        wn_words_of_floats(WN_BF16, from, 2, dim, to);
+    else
+        wn_words_of_floats(WN_F8_E4M3, from, 1, dim, to);
+    return 0;
 }
 
-/* Slots [first, first + count) of a request, count <= STRIP, and the next strip's lines on their
- * way, up to slot `end`. The rest of the strip becomes zero. */
-static void load_strip(const plan *p, const int32_t *pages, int64_t first, int64_t count,
-                       int64_t end, strip *s)
+/* A run of keys in one page: `count` from `place` on, which become keys `at`.. of the strip. */
+static int load_run(const plan *p, int64_t page, int64_t place, int64_t count, int64_t at, strip *s)
 {
     const wn_indexer_view *keys = &p->args->keys;
-    int64_t tokens = keys->tokens_per_page, page = first / tokens, place = first % tokens;
+    const uint8_t *from = wn_indexer_codes(keys, page, place);
+    const float *scale = wn_indexer_scale(keys, page, place);
     int64_t key_bytes = (int64_t)keys->dim * wn_number_bytes(keys->dtype);
     int wide = 0;
     for (int64_t i = 0; i < count; i++) {
-        const float *scale = wn_indexer_scale(keys, pages[page], place);
-        wide |= convert_key(p, wn_indexer_codes(keys, pages[page], place), s->word + i * p->words);
-        s->scale[i] = scale != NULL ? *scale : 1;
-        if (++place == tokens) {
-            place = 0;
-            page++;
-        }
+        wide |= convert_key(p, from, s->word + (at + i) * p->words);
+        s->scale[at + i] = scale != NULL ? scale[i] : 1;
+        from += key_bytes;
     }
-    memset(s->word + count * p->words, 0, (size_t)((STRIP - count) * p->words) * sizeof *s->word);
+    return wide;
+}
+
+/* Where slots [first, end), at most STRIP, lie. Their scales are fetched now: they are few lines.
+ */
+static void look_ahead(const plan *p, const int32_t *pages, int64_t first, int64_t end, strip *s)
+{
+    const wn_indexer_view *keys = &p->args->keys;
+    int64_t tokens = keys->tokens_per_page, page = first / tokens, place = first % tokens;
+    int64_t key_bytes = (int64_t)keys->dim * wn_number_bytes(keys->dtype), i = 0;
+    for (int64_t run; i < STRIP && first + i < end; place = 0, page++) {
+        const uint8_t *from = wn_indexer_codes(keys, pages[page], place);
+        const float *scale = wn_indexer_scale(keys, pages[page], place);
+        run = tokens - place < end - first - i ? tokens - place : end - first - i;
+        run = run < STRIP - i ? run : STRIP - i;
+        for (int64_t j = 0; j < run && scale != NULL; j += 16)
+            __builtin_prefetch(scale + j, 0, 2);
+        for (int64_t j = 0; j < run; j++)
+            s->ahead[i++] = from + j * key_bytes;
+    }
+    for (; i < STRIP; i++)
+        s->ahead[i] = NULL;
+}
+
+/* Slots [first, first + count) of a request, count <= STRIP; the rest of the strip becomes zero. */
+static void load_strip(const plan *p, const int32_t *pages, int64_t first, int64_t count, strip *s)
+{
+    int64_t tokens = p->args->keys.tokens_per_page, page = first / tokens, place = first % tokens;
+    int wide = 0;
+    for (int64_t i = 0, run; i < count; i += run, place = 0, page++) {
+        run = tokens - place < count - i ? tokens - place : count - i;
+        wide |= load_run(p, pages[page], place, run, i, s);
+    }
+    if (count < STRIP)
+        memset(s->word + count * p->words, 0,
+               (size_t)((STRIP - count) * p->words) * sizeof *s->word);
     for (int64_t i = count; i < STRIP; i++)
         s->scale[i] = 0;
     s->form = p->form;
     if (p->form == WN_INDEXER_I8 && wide) {
         s->form = WN_INDEXER_I8_WIDE;
-        bytes_of((const uint8_t *)s->word, STRIP * p->words * 4, 64, s->word);
-    }
-    for (int64_t i = 0; i < STRIP && first + STRIP + i < end; i++) {
-        const uint8_t *next = wn_indexer_codes(keys, pages[page], place);
-        for (int64_t byte = 0; byte < key_bytes; byte += 64)
-            __builtin_prefetch(next + byte);
-        if (++place == tokens) {
-            place = 0;
-            page++;
-        }
+        wn_words_of_bytes((const uint8_t *)s->word, STRIP * p->words * 4, 64, s->word);
     }
 }
 
@@ -354,23 +283,26 @@ static void offer(query *q, const float *score, int64_t first, int64_t begin, in
         uint32_t valid = end - slot < WN_VL ? (1u << (end - slot)) - 1 : (1u << WN_VL) - 1;
         uint32_t better = wn_vm_bits(wn_vf_less(threshold, x)) & valid;
         uint32_t nan = wn_vm_bits(wn_vf_is_nan(x)) & valid;
-        q->nans += __builtin_popcount(nan);
-        for (; better != 0; better &= better - 1) {
-            int64_t at = slot + __builtin_ctz(better);
-            wn_best_enter(&q->best, wn_best_key(score[at - first]), at);
-        }
+        if (nan != 0)
+            q->nans += __builtin_popcount(nan);
+        if (better != 0)
+            wn_best_enter(&q->best, x, slot, better);
     }
 }
 
-static void use_strip(const plan *p, query *q, const strip *s, int64_t first, int64_t count)
+static void use_strip(const plan *p, query *q, const strip *s, int fetches, int64_t first,
+                      int64_t count)
 {
-    const wn_tensor *scores = &p->args->scores;
+    const wn_indexer_topk_args *a = p->args;
+    const wn_tensor *scores = &a->scores;
     float score[STRIP + WN_VL];
     int64_t begin = first > q->first ? first : q->first;
     int64_t end = first + count < q->end ? first + count : q->end;
     if (begin >= end)
         return;
-    wn_score_strip(s->form, q->packed, p->vectors, s->word, s->scale, p->words, count, score);
+    int64_t ahead_bytes = (int64_t)a->keys.dim * wn_number_bytes(a->keys.dtype);
+    wn_score_strip(s->form, q->packed, p->vectors, s->word, s->scale, p->words, count,
+                   fetches ? s->ahead : NULL, ahead_bytes, score);
     wn_best_reserve(&q->best, STRIP);
     offer(q, score, first, begin, end);
     for (int64_t slot = begin; scores->data != NULL && slot < end; slot++)
@@ -391,7 +323,7 @@ static void fill_unseen(const plan *p, const query *q)
 typedef struct scratch {
     _Alignas(64) uint32_t packed[PACKED_WORDS];
     strip strip;
-    int32_t key[QUERIES][WN_BEST_WAITING], slot[QUERIES][WN_BEST_WAITING];
+    int32_t key[QUERIES][WN_BEST_ROOM], slot[QUERIES][WN_BEST_ROOM];
 } scratch;
 
 /* Where the choice of a query (of a part of its keys) lies: its count, keys and slots. */
@@ -451,9 +383,10 @@ static void score_item(const plan *p, const cut *c, uint32_t b, int64_t group, i
     }
     for (; first < end; first += STRIP) {
         int64_t slots = end - first < STRIP ? end - first : STRIP;
-        load_strip(p, pages, first, slots, end, &s.strip);
+        load_strip(p, pages, first, slots, &s.strip);
+        look_ahead(p, pages, first + slots, end, &s.strip);
         for (int64_t j = 0; j < count; j++)
-            use_strip(p, &queries[j], &s.strip, first, slots);
+            use_strip(p, &queries[j], &s.strip, j == 0, first, slots);
     }
     for (int64_t j = 0; j < count; j++) {
         if (k > 0)
@@ -472,7 +405,7 @@ static void score_item(const plan *p, const cut *c, uint32_t b, int64_t group, i
 static void combine_item(const plan *p, const cut *c, uint32_t b, int64_t group)
 {
     const wn_indexer_topk_args *a = p->args;
-    int32_t waiting_key[WN_BEST_WAITING], waiting_slot[WN_BEST_WAITING];
+    int32_t waiting_key[WN_BEST_ROOM], waiting_slot[WN_BEST_ROOM];
     int64_t k = a->indices.shape[1], begin = group * p->queries, end = begin + p->queries;
     for (int64_t i = begin; i < end && i < a->q_len[b]; i++) {
         int64_t row = a->q_begin[b] + i;
@@ -480,11 +413,11 @@ static void combine_item(const plan *p, const cut *c, uint32_t b, int64_t group)
                                      indices_of(p, row), waiting_key, waiting_slot);
         for (int64_t part = 0; part < c->parts; part++) {
             kept from = kept_of(p, c, i, part);
-            for (int32_t j = 0; j < *from.count; j++)
-                if (from.key[j] > best.least) {
-                    wn_best_reserve(&best, 1);
-                    wn_best_enter(&best, from.key[j], from.slot[j]);
-                }
+            for (int32_t j = 0; j < *from.count; j += WN_VL) {
+                int32_t here = *from.count - j < WN_VL ? *from.count - j : WN_VL;
+                wn_best_reserve(&best, WN_VL);
+                wn_best_enter_kept(&best, from.key + j, from.slot + j, here);
+            }
         }
         wn_best_merge(&best);
         finish(p, row, &best);
