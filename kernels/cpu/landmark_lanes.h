@@ -6,18 +6,84 @@
 #include "kernels/cpu/vector.h"
 #include "kernels/number_format.h"
 
-/* WN_VL channels; with a constant dtype a few instructions. An e5m2 is the upper half of an f16. */
+/* Registers of WN_VL bytes and of WN_VL 16-bit codes. */
+#ifdef __AVX512F__
+typedef __m128i wn_codes_8;
+typedef __m256i wn_codes_16;
+WN_INLINE wn_codes_8 wn_codes_8_load(const uint8_t *p)
+{
+    return _mm_loadu_si128((const __m128i *)p);
+}
+WN_INLINE wn_codes_16 wn_codes_16_load(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+WN_INLINE wn_codes_16 wn_codes_widen(wn_codes_8 x) /* to the upper halves */
+{
+    return _mm256_slli_epi16(_mm256_cvtepu8_epi16(x), 8);
+}
+WN_INLINE wn_vf wn_vf_from_f16_codes(wn_codes_16 x)
+{
+    return _mm512_cvtph_ps(x);
+}
+WN_INLINE wn_vf wn_vf_from_bf16_codes(wn_codes_16 x)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+#else
+typedef __m128i wn_codes_8, wn_codes_16;
+WN_INLINE wn_codes_8 wn_codes_8_load(const uint8_t *p)
+{
+    return _mm_loadl_epi64((const __m128i *)p);
+}
+WN_INLINE wn_codes_16 wn_codes_16_load(const uint8_t *p)
+{
+    return _mm_loadu_si128((const __m128i *)p);
+}
+WN_INLINE wn_codes_16 wn_codes_widen(wn_codes_8 x)
+{
+    return _mm_unpacklo_epi8(_mm_setzero_si128(), x);
+}
+WN_INLINE wn_vf wn_vf_from_f16_codes(wn_codes_16 x)
+{
+    return _mm256_cvtph_ps(x);
+}
+WN_INLINE wn_vf wn_vf_from_bf16_codes(wn_codes_16 x)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+#endif
+
+/* (a & keep_a) | (b & keep_b): WN_VL channels of a landmark, taken from its minimum and its maximum
+ * by masks of all bits or none, as floats. With a constant dtype a few instructions. An e5m2 is the
+ * upper half of an f16. */
+WN_INLINE wn_vf wn_vf_merge_landmark(uint32_t dtype, const uint8_t *a, const uint8_t *keep_a,
+                                     const uint8_t *b, const uint8_t *keep_b)
+{
+    if (dtype == WN_F8_E5M2 || dtype == WN_F8_E4M3) {
+        wn_codes_8 x = (wn_codes_8_load(a) & wn_codes_8_load(keep_a)) |
+                       (wn_codes_8_load(b) & wn_codes_8_load(keep_b));
+        uint8_t copy[16];
+        if (dtype == WN_F8_E5M2)
+            return wn_vf_from_f16_codes(wn_codes_widen(x));
+        _mm_storeu_si128((__m128i *)copy, x);
+        return wn_vf_from_e4m3(copy);
+    }
+    if (dtype == WN_F32) {
+        wn_vi x = ((wn_vi)wn_vf_load((const float *)a) & (wn_vi)wn_vf_load((const float *)keep_a)) |
+                  ((wn_vi)wn_vf_load((const float *)b) & (wn_vi)wn_vf_load((const float *)keep_b));
+        return wn_vi_as_float(x);
+    }
+    wn_codes_16 x = (wn_codes_16_load(a) & wn_codes_16_load(keep_a)) |
+                    (wn_codes_16_load(b) & wn_codes_16_load(keep_b));
+    return dtype == WN_F16 ? wn_vf_from_f16_codes(x) : wn_vf_from_bf16_codes(x);
+}
+
+/* WN_VL channels. */
 WN_INLINE wn_vf wn_vf_from_landmark(uint32_t dtype, const uint8_t *p)
 {
-#ifdef __AVX512F__
     if (dtype == WN_F8_E5M2)
-        return _mm512_cvtph_ps(
-            _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8));
-#else
-    if (dtype == WN_F8_E5M2)
-        return _mm256_cvtph_ps(
-            _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i *)p)));
-#endif
+        return wn_vf_from_f16_codes(wn_codes_widen(wn_codes_8_load(p)));
     return wn_vf_from(dtype, p);
 }
 
