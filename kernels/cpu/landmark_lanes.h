@@ -88,8 +88,6 @@ WN_INLINE wn_vf wn_vf_from_landmark(uint32_t dtype, const uint8_t *p)
 }
 
 typedef uint32_t wn_lanes __attribute__((vector_size(4 * WN_VL)));
-typedef uint16_t wn_lanes_16 __attribute__((vector_size(2 * WN_VL)));
-typedef uint8_t wn_lanes_8 __attribute__((vector_size(WN_VL)));
 
 /* a where mask is all ones, b where it is 0 */
 WN_INLINE wn_lanes wn_lanes_choose(wn_lanes mask, wn_lanes a, wn_lanes b)
@@ -121,27 +119,47 @@ WN_INLINE wn_lanes wn_round_lanes(wn_vf x, int mantissa_bits, int min_exponent, 
     return wn_lanes_choose((wn_lanes)(magnitude > 0x7f800000u), (wn_lanes){0} + nan, code);
 }
 
+/* The low 16 bits, or the low bytes, of each lane. */
+WN_INLINE wn_codes_16 wn_codes_16_of(wn_lanes x)
+{
+#ifdef __AVX512F__
+    return _mm512_cvtepi32_epi16((__m512i)x);
+#else
+    return _mm_packus_epi32(_mm256_castsi256_si128((__m256i)x),
+                            _mm256_extracti128_si256((__m256i)x, 1));
+#endif
+}
+WN_INLINE wn_codes_8 wn_codes_8_of(wn_lanes x)
+{
+#ifdef __AVX512F__
+    return _mm512_cvtepi32_epi8((__m512i)x);
+#else
+    return _mm_packus_epi16(wn_codes_16_of(x), _mm_setzero_si128());
+#endif
+}
+
 /* Rounds the first n lanes to the dtype and writes them; zeros as +0. */
 WN_INLINE void wn_store_landmark(uint32_t dtype, uint8_t *p, wn_vf x, int64_t n)
 {
     uint8_t copy[4 * WN_VL];
-    if (dtype == WN_F32) {
-        wn_vf_store_first((float *)p, wn_vf_add(x, wn_vf_zero()), n);
-        return;
-    }
+    int64_t bytes = wn_number_bytes(dtype);
+    uint8_t *to = n == WN_VL ? p : copy;
+    if (dtype == WN_F32)
+        wn_vf_store((float *)to, wn_vf_add(x, wn_vf_zero()));
     if (dtype == WN_BF16 || dtype == WN_F16) {
-        wn_lanes code = dtype == WN_BF16 ? wn_round_lanes(x, 7, -126, 0x7f80, 0x7fc0, 15)
-                                         : wn_round_lanes(x, 10, -14, 0x7c00, 0x7e00, 15);
-        wn_lanes_16 narrow = __builtin_convertvector(code, wn_lanes_16);
-        memcpy(copy, &narrow, sizeof narrow);
-        memcpy(p, copy, 2 * (size_t)n);
-        return;
+        wn_codes_16 code =
+            wn_codes_16_of(dtype == WN_BF16 ? wn_round_lanes(x, 7, -126, 0x7f80, 0x7fc0, 15)
+                                            : wn_round_lanes(x, 10, -14, 0x7c00, 0x7e00, 15));
+        memcpy(to, &code, 2 * WN_VL);
     }
-    wn_lanes code = dtype == WN_F8_E5M2 ? wn_round_lanes(x, 2, -14, 0x7b, 0x7e, 7)
-                                        : wn_round_lanes(x, 3, -6, 0x7e, 0x7f, 7);
-    wn_lanes_8 narrow = __builtin_convertvector(code, wn_lanes_8);
-    memcpy(copy, &narrow, sizeof narrow);
-    memcpy(p, copy, (size_t)n);
+    if (dtype == WN_F8_E5M2 || dtype == WN_F8_E4M3) {
+        wn_codes_8 code =
+            wn_codes_8_of(dtype == WN_F8_E5M2 ? wn_round_lanes(x, 2, -14, 0x7b, 0x7e, 7)
+                                              : wn_round_lanes(x, 3, -6, 0x7e, 0x7f, 7));
+        memcpy(to, &code, WN_VL);
+    }
+    if (n < WN_VL)
+        memcpy(p, copy, (size_t)(n * bytes));
 }
 
 #endif
