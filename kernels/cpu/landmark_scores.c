@@ -16,6 +16,7 @@
 
 enum {
     HEADS = 16,           /* of a group that are scored together */
+    AHEAD = 24,           /* landmarks from the one that is loaded to the one that is fetched */
     TILE = 16,            /* landmarks that are converted together */
     LOGITS = 64 * 1024,   /* a strip's landmarks times heads */
     TINY_WORK = 32 * 1024 /* channels of landmarks for which no thread is woken */
@@ -33,7 +34,8 @@ typedef struct group {
     int32_t chunk[WN_MAX_HEAD_DIM / WN_VL], chunk_to[WN_MAX_HEAD_DIM / WN_VL];
     int32_t order[WN_MAX_HEAD_DIM]; /* of each chunk, which lane goes where; the rest to a 0 */
     /* Bytes of the stored rows that are kept: all bits or none. */
-    uint8_t keep_minimum[4 * WN_MAX_HEAD_DIM], keep_maximum[4 * WN_MAX_HEAD_DIM];
+    uint8_t keep_minimum[4 * (WN_MAX_HEAD_DIM + WN_VL)];
+    uint8_t keep_maximum[4 * (WN_MAX_HEAD_DIM + WN_VL)];
 } group;
 
 /* Query heads [first, first + heads) of a group. */
@@ -121,9 +123,11 @@ static void order_chunks(group *g)
 
 static void prepare_group(group *g)
 {
-    double size[WN_MAX_HEAD_DIM] = {0}, sum[WN_MAX_HEAD_DIM] = {0};
+    double size[WN_MAX_HEAD_DIM], sum[WN_MAX_HEAD_DIM];
     int64_t bytes = wn_number_bytes(g->args->landmarks.dtype);
     float row[WN_MAX_HEAD_DIM];
+    memset(size, 0, (size_t)g->dim * sizeof *size);
+    memset(sum, 0, (size_t)g->dim * sizeof *sum);
     for (int64_t h = 0; h < g->heads; h++) {
         load_query(g, h, row);
         for (int64_t c = 0; c < g->dim; c++) {
@@ -133,8 +137,8 @@ static void prepare_group(group *g)
     }
     choose_channels(g, size);
     order_chunks(g);
-    memset(g->keep_minimum, 0, (size_t)(bytes * g->dim));
-    memset(g->keep_maximum, 0, (size_t)(bytes * g->dim));
+    memset(g->keep_minimum, 0, (size_t)(bytes * (g->dim + WN_VL)));
+    memset(g->keep_maximum, 0, (size_t)(bytes * (g->dim + WN_VL)));
     for (int64_t i = 0; i < g->channels; i++) {
         int64_t c = g->channel[i];
         memset((sum[c] > 0 ? g->keep_maximum : g->keep_minimum) + c * bytes, 0xff, (size_t)bytes);
@@ -180,7 +184,7 @@ typedef struct walk {
     int64_t first, end; /* landmarks of the page */
 } walk;
 
-static int64_t walk_to(walk *w, int64_t landmark)
+WN_INLINE int64_t walk_to(walk *w, int64_t landmark)
 {
     const wn_landmark_scores_args *a = w->group->args;
     const wn_landmark_view *view = &a->landmarks;
@@ -196,32 +200,6 @@ static int64_t walk_to(walk *w, int64_t landmark)
     return w->page_start + (landmark - w->first) * view->landmark_stride;
 }
 
-/* row[bytes] = the kept bytes of the minimum, and those of the maximum. */
-static void merge_rows(const group *g, const uint8_t *minimum, const uint8_t *maximum,
-                       int64_t bytes, uint8_t *row)
-{
-    int64_t i = 0;
-#ifdef __AVX512F__
-    for (; i + 64 <= bytes; i += 64)
-        _mm512_storeu_si512(
-            row + i, _mm512_or_si512(_mm512_and_si512(_mm512_loadu_si512(minimum + i),
-                                                      _mm512_loadu_si512(g->keep_minimum + i)),
-                                     _mm512_and_si512(_mm512_loadu_si512(maximum + i),
-                                                      _mm512_loadu_si512(g->keep_maximum + i))));
-#endif
-    for (; i + 8 <= bytes; i += 8) {
-        uint64_t low, high, keep_low, keep_high;
-        memcpy(&low, minimum + i, 8);
-        memcpy(&high, maximum + i, 8);
-        memcpy(&keep_low, g->keep_minimum + i, 8);
-        memcpy(&keep_high, g->keep_maximum + i, 8);
-        low = (low & keep_low) | (high & keep_high);
-        memcpy(row + i, &low, 8);
-    }
-    for (; i < bytes; i++)
-        row[i] = (uint8_t)((minimum[i] & g->keep_minimum[i]) | (maximum[i] & g->keep_maximum[i]));
-}
-
 WN_INLINE wn_vf move_lanes(wn_vf x, const int32_t *order)
 {
 #ifdef __AVX512F__
@@ -231,44 +209,76 @@ WN_INLINE wn_vf move_lanes(wn_vf x, const int32_t *order)
 #endif
 }
 
+/* Asks for a landmark that will be needed soon: pages are anywhere, the processor does not foresee
+ * them. */
+WN_INLINE void prefetch_landmark(const group *g, const uint8_t *minimum, int64_t bytes)
+{
+    const uint8_t *maximum = minimum + g->args->landmarks.max_offset * bytes;
+    for (int64_t i = 0; i < g->dim * bytes; i += 64) {
+        _mm_prefetch((const char *)minimum + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)maximum + i, _MM_HINT_T0);
+    }
+}
+
+/* The last channels of a row that does not end with a whole vector. */
+WN_INLINE wn_vf merge_tail(const group *g, uint32_t dtype, const uint8_t *minimum,
+                           const uint8_t *maximum, int64_t at, int64_t bytes)
+{
+    uint8_t least[4 * WN_VL] = {0}, most[4 * WN_VL] = {0};
+    memcpy(least, minimum + at, (size_t)(g->dim * bytes - at));
+    memcpy(most, maximum + at, (size_t)(g->dim * bytes - at));
+    return wn_vf_merge_landmark(dtype, least, g->keep_minimum + at, most, g->keep_maximum + at);
+}
+
 /* The counted channels of landmarks [first, first + count) as floats, tile[count][padded]; beyond
  * the channels the tile holds 0 and keeps it. */
-WN_INLINE void load_tile_of(const group *g, walk *w, int64_t first, int64_t count, uint32_t dtype,
-                            float *tile)
+WN_INLINE void load_tile_of(const group *g, walk *w, walk *ahead, int64_t first, int64_t count,
+                            uint32_t dtype, float *tile)
 {
-    const wn_landmark_view *view = &g->args->landmarks;
-    int64_t bytes = wn_number_bytes(dtype);
-    uint8_t row[4 * (WN_MAX_HEAD_DIM + WN_VL)] __attribute__((aligned(64)));
-    memset(row + bytes * g->dim, 0, (size_t)bytes * WN_VL);
-    for (int64_t l = 0; l < count; l++, tile += g->padded) {
-        const uint8_t *at = (const uint8_t *)view->data + walk_to(w, first + l) * bytes;
-        merge_rows(g, at, at + view->max_offset * bytes, bytes * g->dim, row);
-        for (int64_t i = 0; i < g->chunks; i++) {
-            wn_vf x = wn_vf_from_landmark(dtype, row + g->chunk[i] * WN_VL * bytes);
-            if (!g->all)
-                x = move_lanes(x, g->order + i * WN_VL);
-            wn_vf_store(tile + g->chunk_to[i], x);
+    const uint8_t *data = g->args->landmarks.data;
+    int64_t bytes = wn_number_bytes(dtype), padded = g->padded, dim = g->dim, chunks = g->chunks;
+    int64_t max_offset = g->args->landmarks.max_offset * bytes;
+    for (int64_t l = 0; l < count; l++, tile += padded) {
+        const uint8_t *minimum = data + walk_to(w, first + l) * bytes;
+        const uint8_t *maximum = minimum + max_offset;
+        if (first + l + AHEAD < g->count)
+            prefetch_landmark(g, data + walk_to(ahead, first + l + AHEAD) * bytes, bytes);
+        if (g->all && dim % WN_VL == 0) {
+            for (int64_t d = 0; d < dim; d += WN_VL)
+                wn_vf_store(tile + d, wn_vf_merge_landmark(
+                                          dtype, minimum + d * bytes, g->keep_minimum + d * bytes,
+                                          maximum + d * bytes, g->keep_maximum + d * bytes));
+            continue;
+        }
+        for (int64_t i = 0; i < chunks; i++) {
+            int64_t at = g->chunk[i] * WN_VL * bytes;
+            wn_vf x = (g->chunk[i] + 1) * WN_VL > dim
+                          ? merge_tail(g, dtype, minimum, maximum, at, bytes)
+                          : wn_vf_merge_landmark(dtype, minimum + at, g->keep_minimum + at,
+                                                 maximum + at, g->keep_maximum + at);
+            wn_vf_store(tile + g->chunk_to[i], move_lanes(x, g->order + i * WN_VL));
         }
     }
 }
 
-static void load_tile(const group *g, walk *w, int64_t first, int64_t count, float *tile)
+static void load_tile(const group *g, walk *w, walk *ahead, int64_t first, int64_t count,
+                      float *tile)
 {
     switch (g->args->landmarks.dtype) {
     case WN_F8_E5M2:
-        load_tile_of(g, w, first, count, WN_F8_E5M2, tile);
+        load_tile_of(g, w, ahead, first, count, WN_F8_E5M2, tile);
         break;
     case WN_F8_E4M3:
-        load_tile_of(g, w, first, count, WN_F8_E4M3, tile);
+        load_tile_of(g, w, ahead, first, count, WN_F8_E4M3, tile);
         break;
     case WN_BF16:
-        load_tile_of(g, w, first, count, WN_BF16, tile);
+        load_tile_of(g, w, ahead, first, count, WN_BF16, tile);
         break;
     case WN_F16:
-        load_tile_of(g, w, first, count, WN_F16, tile);
+        load_tile_of(g, w, ahead, first, count, WN_F16, tile);
         break;
     default:
-        load_tile_of(g, w, first, count, WN_F32, tile);
+        load_tile_of(g, w, ahead, first, count, WN_F32, tile);
     }
 }
 
@@ -324,11 +334,11 @@ static void strip_logits(const group *g, const head_block *b, int64_t first, int
 {
     enum { WIDE = WN_VL == 16 ? 4 : 2 }; /* heads whose sums the registers hold */
     float tile[TILE * WN_MAX_HEAD_DIM + WN_VL] __attribute__((aligned(64)));
-    walk w = {.group = g};
+    walk w = {.group = g}, ahead = w;
     memset(tile, 0, (size_t)(TILE * g->padded) * sizeof *tile);
     for (int64_t l = 0; l < count; l += TILE) {
         int64_t n = count - l < TILE ? count - l : TILE;
-        load_tile(g, &w, first + l, n, tile);
+        load_tile(g, &w, &ahead, first + l, n, tile);
         for (int64_t i = 0; i < n; i += 4) {
             const float *four = tile + i * g->padded;
             int64_t h = 0;

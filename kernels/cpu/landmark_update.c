@@ -28,10 +28,11 @@ typedef struct token {
     int64_t page, place;
 } token;
 
-/* The landmark that is being made. */
-typedef struct extremes {
-    float least[WN_MAX_HEAD_DIM + WN_VL], most[WN_MAX_HEAD_DIM + WN_VL];
-} extremes;
+/* Where a landmark is stored. */
+typedef struct target {
+    uint8_t *minimum, *maximum;
+    int64_t dim;
+} target;
 
 static int64_t entries_of(const wn_landmark_update_args *a, int64_t request)
 {
@@ -79,48 +80,72 @@ static int64_t find_tokens(const run *r, int64_t first, int64_t end, token *toke
 
 /* ---------------------------------------------------------------- keys that are their codes */
 
-/* Comparisons with a NaN key are false, and the second operand stays. */
-WN_INLINE void fold_floats_of(uint32_t dtype, const uint8_t *const *key, int64_t count, int64_t dim,
-                              extremes *x)
+/* The channels from d of a landmark that is stored. */
+WN_INLINE wn_vf load_stored(uint32_t dtype, const uint8_t *p, int64_t d, int64_t dim)
 {
+    uint8_t copy[4 * WN_VL] = {0};
     int64_t bytes = wn_number_bytes(dtype);
-    for (int64_t d = 0; d < dim; d += WN_VL) {
-        wn_vf least = wn_vf_load(x->least + d), most = wn_vf_load(x->most + d);
+    if (dim - d >= WN_VL)
+        return wn_vf_from_landmark(dtype, p + d * bytes);
+    memcpy(copy, p + d * bytes, (size_t)((dim - d) * bytes));
+    return wn_vf_from_landmark(dtype, copy);
+}
+
+/* One batch of keys, a few channels of all of them at a time. Comparisons with a NaN key are false,
+ * and the second operand stays. */
+WN_INLINE void fold_of(uint32_t dtype, uint32_t stored, const uint8_t *const *key, int64_t count,
+                       const target *l, bool afresh)
+{
+    int64_t bytes = wn_number_bytes(dtype), stored_bytes = wn_number_bytes(stored);
+    for (int64_t d = 0; d < l->dim; d += WN_VL) {
+        wn_vf least = wn_vf_set(INFINITY), most = wn_vf_set(-INFINITY);
+        int64_t n = l->dim - d < WN_VL ? l->dim - d : WN_VL;
+        if (!afresh) {
+            least = load_stored(stored, l->minimum, d, l->dim);
+            most = load_stored(stored, l->maximum, d, l->dim);
+        }
         for (int64_t t = 0; t < count; t++) {
-            wn_vf v = dim - d >= WN_VL ? wn_vf_from(dtype, key[t] + d * bytes)
-                                       : wn_vf_from_first(dtype, key[t] + d * bytes, dim - d);
+            wn_vf v = n == WN_VL ? wn_vf_from(dtype, key[t] + d * bytes)
+                                 : wn_vf_from_first(dtype, key[t] + d * bytes, n);
             least = wn_vf_min(v, least);
             most = wn_vf_max(v, most);
         }
-        wn_vf_store(x->least + d, least);
-        wn_vf_store(x->most + d, most);
+        wn_store_landmark(stored, l->minimum + d * stored_bytes, least, n);
+        wn_store_landmark(stored, l->maximum + d * stored_bytes, most, n);
     }
 }
 
-static void fold_floats(const run *r, const token *tokens, int64_t count, extremes *x)
+static void fold_keys(uint32_t dtype, uint32_t stored, const uint8_t *const *key, int64_t count,
+                      const target *l, bool afresh)
 {
-    const wn_kv_view *k = &r->args->kv.k;
-    const uint8_t *key[TOKENS];
-    for (int64_t t = 0; t < count; t++)
-        key[t] =
-            (const uint8_t *)k->data + wn_kv_offset(k, r->args->kv.tokens_per_page, tokens[t].page,
-                                                    r->head, tokens[t].place, 0) *
-                                           wn_number_bytes(k->dtype);
-    switch (k->dtype) {
-    case WN_F16:
-        fold_floats_of(WN_F16, key, count, k->dim, x);
-        break;
-    case WN_BF16:
-        fold_floats_of(WN_BF16, key, count, k->dim, x);
-        break;
-    case WN_F8_E4M3:
-        fold_floats_of(WN_F8_E4M3, key, count, k->dim, x);
-        break;
-    case WN_I8:
-        fold_floats_of(WN_I8, key, count, k->dim, x);
-        break;
-    default:
-        fold_floats_of(WN_F32, key, count, k->dim, x);
+    if (dtype == WN_BF16 && stored == WN_F8_E5M2)
+        fold_of(WN_BF16, WN_F8_E5M2, key, count, l, afresh);
+    else if (dtype == WN_F16 && stored == WN_F8_E5M2)
+        fold_of(WN_F16, WN_F8_E5M2, key, count, l, afresh);
+    else if (dtype == WN_BF16 && stored == WN_BF16)
+        fold_of(WN_BF16, WN_BF16, key, count, l, afresh);
+    else if (dtype == WN_F16 && stored == WN_F16)
+        fold_of(WN_F16, WN_F16, key, count, l, afresh);
+    else
+        fold_of(dtype, stored, key, count, l, afresh);
+}
+
+/* What is rounded is merged exactly with what comes later, so that batches need no more memory than
+ * the landmark. */
+static void update_floats(const run *r, const target *l, int64_t first, int64_t end, bool afresh)
+{
+    const wn_paged_kv *kv = &r->args->kv;
+    int64_t bytes = wn_number_bytes(kv->k.dtype);
+    for (int64_t e = first; e < end; e += TOKENS, afresh = false) {
+        token tokens[TOKENS];
+        const uint8_t *key[TOKENS];
+        int64_t count = find_tokens(r, e, end - e < TOKENS ? end : e + TOKENS, tokens);
+        for (int64_t t = 0; t < count; t++)
+            key[t] = (const uint8_t *)kv->k.data + wn_kv_offset(&kv->k, kv->tokens_per_page,
+                                                                tokens[t].page, r->head,
+                                                                tokens[t].place, 0) *
+                                                       bytes;
+        fold_keys(kv->k.dtype, r->args->landmarks.dtype, key, count, l, afresh);
     }
 }
 
@@ -165,79 +190,48 @@ static float round_to_odd(double x)
     return near;
 }
 
-/* Folds entries [first, end) into what is there. */
-static void fold_doubles(const run *r, int64_t first, int64_t end, extremes *x)
+static void store_rounded(uint32_t dtype, uint8_t *p, const double *x, int64_t dim)
 {
-    int64_t dim = r->args->kv.k.dim;
+    int64_t bytes = wn_number_bytes(dtype);
+    float lane[WN_VL] = {0};
+    for (int64_t d = 0; d < dim; d += WN_VL) {
+        int64_t n = dim - d < WN_VL ? dim - d : WN_VL;
+        for (int64_t i = 0; i < n; i++)
+            lane[i] = dtype == WN_F32 ? (float)x[d + i] : round_to_odd(x[d + i]);
+        wn_store_landmark(dtype, p + d * bytes, wn_vf_load(lane), n);
+    }
+}
+
+static void update_doubles(const run *r, const target *l, int64_t first, int64_t end, bool afresh)
+{
+    uint32_t dtype = r->args->landmarks.dtype;
     double key[WN_MAX_HEAD_DIM + WN_VL], least[WN_MAX_HEAD_DIM], most[WN_MAX_HEAD_DIM];
-    bool is_float = r->args->landmarks.dtype == WN_F32;
-    for (int64_t d = 0; d < dim; d++) {
-        least[d] = x->least[d];
-        most[d] = x->most[d];
+    for (int64_t d = 0; d < l->dim; d++) {
+        least[d] = afresh ? (double)INFINITY : wn_load(l->minimum, dtype, d);
+        most[d] = afresh ? -(double)INFINITY : wn_load(l->maximum, dtype, d);
     }
     for (int64_t e = first; e < end; e++) {
         token t;
         if (find_tokens(r, e, e + 1, &t) == 0)
             continue;
         load_key(r, &t, key);
-        for (int64_t d = 0; d < dim; d++) {
+        for (int64_t d = 0; d < l->dim; d++) {
             least[d] = key[d] < least[d] ? key[d] : least[d];
             most[d] = key[d] > most[d] ? key[d] : most[d];
         }
     }
-    for (int64_t d = 0; d < dim; d++) {
-        x->least[d] = is_float ? (float)least[d] : round_to_odd(least[d]);
-        x->most[d] = is_float ? (float)most[d] : round_to_odd(most[d]);
-    }
-}
-
-/* ---------------------------------------------------------------- landmarks */
-
-static void load_stored(uint32_t dtype, const uint8_t *p, int64_t dim, float *to)
-{
-    int64_t bytes = wn_number_bytes(dtype);
-    for (int64_t d = 0; d < dim; d += WN_VL) {
-        uint8_t copy[4 * WN_VL] = {0};
-        const uint8_t *at = p + d * bytes;
-        if (dim - d < WN_VL)
-            at = memcpy(copy, at, (size_t)((dim - d) * bytes));
-        wn_vf_store(to + d, wn_vf_from_landmark(dtype, at));
-    }
-}
-
-static void store_rounded(uint32_t dtype, uint8_t *p, int64_t dim, const float *from)
-{
-    int64_t bytes = wn_number_bytes(dtype);
-    for (int64_t d = 0; d < dim; d += WN_VL)
-        wn_store_landmark(dtype, p + d * bytes, wn_vf_load(from + d),
-                          dim - d < WN_VL ? dim - d : WN_VL);
+    store_rounded(dtype, l->minimum, least, l->dim);
+    store_rounded(dtype, l->maximum, most, l->dim);
 }
 
 /* Merges entries [first, end), all of one landmark, with what is stored, or with nothing. */
 static void update(const run *r, int64_t first, int64_t end, bool afresh)
 {
     const wn_landmark_view *view = &r->args->landmarks;
-    int64_t dim = r->args->kv.k.dim;
-    uint8_t *minimum = (uint8_t *)view->data + offset_of(r, first) * wn_number_bytes(view->dtype);
-    uint8_t *maximum = minimum + view->max_offset * wn_number_bytes(view->dtype);
-    extremes x;
-    for (int64_t d = 0; afresh && d < dim; d += WN_VL) {
-        wn_vf_store(x.least + d, wn_vf_set(INFINITY));
-        wn_vf_store(x.most + d, wn_vf_set(-INFINITY));
-    }
-    if (!afresh) {
-        load_stored(view->dtype, minimum, dim, x.least);
-        load_stored(view->dtype, maximum, dim, x.most);
-    }
-    if (!r->exact)
-        fold_doubles(r, first, end, &x);
-    for (int64_t e = first; r->exact && e < end; e += TOKENS) {
-        token tokens[TOKENS];
-        int64_t count = find_tokens(r, e, end - e < TOKENS ? end : e + TOKENS, tokens);
-        fold_floats(r, tokens, count, &x);
-    }
-    store_rounded(view->dtype, minimum, dim, x.least);
-    store_rounded(view->dtype, maximum, dim, x.most);
+    int64_t bytes = wn_number_bytes(view->dtype);
+    uint8_t *minimum = (uint8_t *)view->data + offset_of(r, first) * bytes;
+    target l = {minimum, minimum + view->max_offset * bytes, r->args->kv.k.dim};
+    (r->exact ? update_floats : update_doubles)(r, &l, first, end, afresh);
 }
 
 /* ---------------------------------------------------------------- parts */
