@@ -69,8 +69,9 @@ void wn_check_ran(wn_check *check, wn_status status);
 void wn_check_begin_refused(wn_check *check, const wn_executor **executor, wn_error **error);
 void wn_check_refused(wn_check *check, wn_status status, wn_status expected);
 
-/* Runs a check on every variant that this machine has; CUnit assertions inside. seed: the suite's,
- * wn_test_seed() (which is known in the file of main() alone). */
+/* Runs a check on every variant that this machine has, or on the one that the environment variable
+ * WN_TEST_VARIANT names; CUnit assertions inside. seed: the suite's, wn_test_seed() (which is known
+ * in the file of main() alone). */
 void wn_check_every_variant(const char *op, uint64_t seed, void (*run)(wn_check *check));
 /* Runs a check on one table. Returns how often it failed; quiet: without a word. */
 uint32_t wn_check_table(const char *op, const char *variant, const wn_ops *ops, uint64_t seed,
@@ -206,6 +207,9 @@ void wn_check_cache_make(wn_check *check, const wn_cache_shape *shape, wn_check_
  * whose dims are large, is shorter. */
 wn_cache_shape wn_check_cache_shape(wn_check *check, uint32_t dtype, int32_t *length,
                                     int32_t max_length);
+/* Gives a shape drawn above head dims that models have: 40, 72, 80, 96, 112, 128, 256. Not records.
+ */
+void wn_check_widen(wn_check *check, wn_cache_shape *shape);
 
 /* The oracles' way into a cache: the value (code * scale) at a slot of a request. */
 double wn_check_k(const wn_paged_kv *kv, int64_t request, int64_t head, int64_t slot, int64_t d);

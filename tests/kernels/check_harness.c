@@ -273,9 +273,11 @@ uint32_t wn_check_table(const char *op, const char *variant, const wn_ops *ops, 
 
 void wn_check_every_variant(const char *op, uint64_t seed, void (*run)(wn_check *check))
 {
-    const char *name;
+    const char *name, *only = getenv("WN_TEST_VARIANT");
     for (uint32_t i = 0; (name = wn_kernels_variant_name(i)) != NULL; i++) {
         const wn_ops *ops = wn_kernels_variant(name);
+        if (only != NULL && only[0] != 0 && strcmp(only, name) != 0)
+            continue;
         if (ops == NULL) {
             printf("[%s: this machine lacks it] ", name);
             continue;

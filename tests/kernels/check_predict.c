@@ -279,7 +279,11 @@ static void make_window(wn_check *check, window_case *c, int number)
 {
     wn_window_scores_args *a = &c->args;
     wn_check_cache cache;
-    wn_cache_shape shape = wn_check_cache_shape(check, cache_dtypes[number % 5], c->length, 120);
+    bool wide = number % 4 == 3;
+    wn_cache_shape shape =
+        wn_check_cache_shape(check, cache_dtypes[number % 5], c->length, wide ? 300 : 120);
+    if (wide)
+        wn_check_widen(check, &shape);
     wn_check_cache_make(check, &shape, &cache);
     a->struct_size = WN_SIZEOF(wn_window_scores_args);
     a->kv = cache.kv;
@@ -294,37 +298,50 @@ static void make_window(wn_check *check, window_case *c, int number)
     int64_t q_shape[4] = {shape.batch, c->window, heads, shape.k_dim};
     int64_t s_shape[3] = {shape.batch, shape.num_kv_heads,
                           c->longest + wn_random_below(&check->random, 3)};
+    q_shape[3] *= 1 + (number % 7 == 6); /* every second number of a wider row */
     a->q = wn_check_tensor(check, activations[number % 3], WN_DATA_NOISE, 4, q_shape);
+    a->q.stride[3] = 1 + (number % 7 == 6);
+    a->q.shape[3] = shape.k_dim;
     a->scores = wn_check_tensor_out(check, WN_F32, 3, s_shape);
     /* Queries from before the first token, and those of requests without a key before the window,
      * are nobody's. */
-    int64_t per_request = c->window * heads * (int64_t)shape.k_dim;
+    int64_t per_request = a->q.stride[0];
     for (uint32_t b = 0; b < shape.batch; b++)
         for (int64_t e = 0; e < per_request && c->length[b] <= c->window; e++)
             wn_check_store(a->q.data, a->q.dtype, b * per_request + e, NAN);
 }
 
-static double window_score(const window_case *c, int64_t b, int64_t g, int64_t w, int64_t h,
-                           int64_t j)
+/* One query's scores for the keys in slots [0, end); keys: [length, dim]. */
+static void window_row(const window_case *c, int64_t b, int64_t w, int64_t head, int64_t end,
+                       const double *keys, double *score)
 {
-    double s = 0;
-    for (int64_t d = 0; d < c->args.kv.k.dim; d++)
-        s += wn_check_at(&c->args.q, b, w, g * c->group + h, d) *
-             wn_check_k(&c->args.kv, b, g, j, d);
-    return s * (double)c->args.softmax_scale;
+    int64_t dim = c->args.kv.k.dim;
+    double query[WN_MAX_HEAD_DIM];
+    for (int64_t d = 0; d < dim; d++)
+        query[d] = wn_check_at(&c->args.q, b, w, head, d);
+    for (int64_t j = 0; j < end; j++) {
+        double s = 0;
+        for (int64_t d = 0; d < dim; d++)
+            s += query[d] * keys[j * dim + d];
+        score[j] = s * (double)c->args.softmax_scale;
+    }
 }
 
 static void compare_window(wn_check *check, const window_case *c, int64_t b, int64_t g)
 {
-    int64_t n = c->length[b] > c->window ? c->length[b] - c->window : 0;
+    int64_t n = c->length[b] > c->window ? c->length[b] - c->window : 0, dim = c->args.kv.k.dim;
     double *expected = zeroed(n, sizeof *expected);
     double *score = zeroed(c->length[b], sizeof *score);
+    double *keys = zeroed(c->length[b] * dim, sizeof *keys);
+    for (int64_t e = 0; e < c->length[b] * dim && n > 0; e++)
+        keys[e] = wn_check_k(&c->args.kv, b, g, e / dim, e % dim);
     for (int64_t w = 0; w < c->window && n > 0; w++)
         for (int64_t h = 0; h < c->group; h++) {
             int64_t end = c->args.normalise == WN_SCORES_PREFIX ? n : n + w + 1;
             double top = -INFINITY, sum = 0;
+            window_row(c, b, w, g * c->group + h, end, keys, score);
             for (int64_t j = 0; j < end; j++)
-                top = fmax(top, score[j] = window_score(c, b, g, w, h, j));
+                top = fmax(top, score[j]);
             for (int64_t j = 0; j < end; j++)
                 sum += exp(score[j] - top);
             for (int64_t j = 0; j < n; j++)
@@ -338,11 +355,12 @@ static void compare_window(wn_check *check, const window_case *c, int64_t b, int
                        (size_t)(out->shape[2] - n) * sizeof(float));
     free(expected);
     free(score);
+    free(keys);
 }
 
 void wn_check_window_scores(wn_check *check)
 {
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < 60; i++) {
         wn_check_case(check, "random, number %d", i);
         window_case c = {0};
         make_window(check, &c, i);
