@@ -117,9 +117,11 @@ static void choose_roofs(work *w, const char *variant)
     if (w->scene.flops == 0)
         return;
     w->compute_roof = WN_ROOF_FMA;
-    if (strstr(variant, "bf16") != NULL && w->scene.shape.dtype != WN_F32)
+    int narrow = strstr(variant, "bf16") != NULL;
+    if (narrow && w->scene.shape.dtype != WN_F32)
         w->compute_roof = WN_ROOF_BF16;
-    if (strstr(variant, "vnni") != NULL && w->scene.shape.dtype == WN_I8)
+    if ((narrow || strstr(variant, "vnni") != NULL) && w->scene.shape.dtype == WN_I8 &&
+        strcmp(w->op->name, "indexer_topk") == 0)
         w->compute_roof = WN_ROOF_INT8;
     if (!wn_roof_exists(roofs, w->compute_roof))
         w->compute_roof = WN_ROOF_FMA;
