@@ -43,6 +43,9 @@ static void run_child(const char *python, const int to[2], const int from[2])
     close(to[1]);
     close(from[0]);
     close(from[1]);
+    /* Its threads on processors of their own, as ours are. */
+    setenv("OMP_PROC_BIND", "true", 0);
+    setenv("OMP_PLACES", "cores", 0);
     execlp(python, python, "-c", wn_text_bench_torch, (char *)NULL);
     _exit(127);
 }

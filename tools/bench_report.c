@@ -163,7 +163,8 @@ static void fill_row(char (*cells)[CELL], const wn_bench_result *r)
     snprintf(cells[1], CELL, "%s", r->variant != NULL ? r->variant : "-");
     snprintf(cells[2], CELL, "%u", r->threads);
     if (r->status != WN_OK) {
-        snprintf(cells[COLUMNS - 1], CELL, "the kernels do not take this");
+        snprintf(cells[COLUMNS - 1], CELL, "%s",
+                 *r->note ? r->note : "the kernels do not take this");
         return;
     }
     snprintf(cells[3], CELL, "%s", wn_seconds_text(r->time.median, text[0]));

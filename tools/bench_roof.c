@@ -60,8 +60,8 @@ read_streams(const uint8_t *from, size_t length, size_t streams, size_t ahead)
 #define WAYS(X)                                                                                    \
     X(1, 0)                                                                                        \
     X(1, 1024)                                                                                     \
-    X(1, 4096) X(2, 0) X(2, 1024) X(2, 4096) X(4, 0) X(4, 1024) X(4, 4096) X(8, 0) X(8, 1024)      \
-        X(8, 4096)
+    X(1, 4096)                                                                                     \
+    X(2, 0) X(2, 1024) X(2, 4096) X(4, 0) X(4, 1024) X(4, 4096) X(8, 0) X(8, 1024) X(8, 4096)
 WAYS(WAY)
 #undef WAY
 #endif

@@ -22,7 +22,7 @@ _Static_assert(sizeof(wn_ops) == offsetof(wn_ops, append) + NUM_OPS * FUNCTION_S
 #define DEFAULTS_copy_pages "n=64,kv_heads=8,head_dim=128,page=32,dtype=bfloat16"
 #define DEFAULTS_context                                                                           \
     "batch=1,length=2048,queries=0,heads=8,kv_heads=2,head_dim=128,page=32,dtype=bfloat16,"        \
-    "window=0,cold=0,tile_q=64,tile_k=64,others=0,others_length=0"
+    "window=0,cold=0,tile_q=64,tile_k=64"
 #define DEFAULTS_generation                                                                        \
     "batch=1,length=32k,others=0,others_length=512,queries=1,heads=32,kv_heads=8,head_dim=128,"    \
     "page=32,dtype=bfloat16,window=0,selected=0,block=4,cold=0,tile_k=64"
