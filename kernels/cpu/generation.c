@@ -271,7 +271,7 @@ static void attend_shared_part(wn_rows *w, const request_plan *plan, int64_t sel
 /* The maxima of the tiles kept so far, of one KV head's rows; two passes: of all. */
 typedef struct ballot {
     const call *call;
-    double threshold; /* SKIP_SOFTMAX: in base 2 */
+    double threshold; /* of a rule that has one, in base 2 */
     float running[WN_ROWS_MOST];
     wn_attend_counters counted;
 } ballot;
