@@ -30,6 +30,7 @@ WN_INLINE int wn_lanes_of(int rows)
 typedef struct wn_key_rows {
     const char *base, *ahead;
     const int64_t *offset, *ahead_offset;
+    int64_t ahead_begin, ahead_end; /* channels that are prefetched */
     int64_t dim;
 } wn_key_rows;
 
@@ -240,13 +241,27 @@ WN_INLINE void wn_unfold(uint32_t dtype, float *row, int64_t padded)
 
 /* ---- q K^T */
 
-/* The line of the coming rows that lies where channel d of the rows from j on does. */
-WN_INLINE void wn_prefetch_rows(const wn_key_rows *k, int64_t bytes, int64_t j, int count,
-                                int64_t at)
+/* Prefetches what lies in the coming rows where channels d .. d + WN_CHUNK - 1 of rows j .. j +
+ * count - 1 do. A chunk that is a fraction 1/n of a line takes the line of every n-th row, so that
+ * prefetches come at an even pace: in bursts they are dropped. */
+WN_INLINE void wn_prefetch_rows(uint32_t dtype, const wn_key_rows *k, int64_t j, int count,
+                                int64_t d)
 {
-    if (at % WN_LINE_BYTES == 0)
-        for (int t = 0; t < count; t++)
-            _mm_prefetch(k->ahead + k->ahead_offset[j + t] * bytes + at, _MM_HINT_T1);
+    const int64_t bytes = wn_code_bytes(dtype), chunk = WN_CHUNK * bytes;
+    const int64_t turns = chunk < WN_LINE_BYTES ? WN_LINE_BYTES / chunk : 1;
+    if (d < k->ahead_begin || d >= k->ahead_end)
+        return;
+    if (count >= turns) {
+        const int64_t first = -(d / WN_CHUNK + j) & (turns - 1);
+        for (int64_t t = 0; t < count; t += turns)
+            for (int64_t at = 0; at < chunk; at += WN_LINE_BYTES)
+                _mm_prefetch(k->ahead + (k->ahead_offset[j + t + first] + d) * bytes + at,
+                             _MM_HINT_T1);
+        return;
+    }
+    for (int t = 0; t < count; t++)
+        if (((d / WN_CHUNK + j + t) & (turns - 1)) == 0)
+            _mm_prefetch(k->ahead + (k->ahead_offset[j + t] + d) * bytes, _MM_HINT_T1);
 }
 
 /* One chunk of the dot products of WN_VL / lanes keys with `rows` rows. */
@@ -318,7 +333,7 @@ WN_INLINE void wn_score_rows(uint32_t dtype, int rows, const wn_key_rows *k, int
         for (int t = 0; t < keys; t++)
             key[t] = k->base + k->offset[j + t] * bytes;
         for (int64_t d = 0; d < whole; d += WN_CHUNK) {
-            wn_prefetch_rows(k, bytes, j, keys, d * bytes);
+            wn_prefetch_rows(dtype, k, j, keys, d);
             wn_score_chunk(dtype, rows, key, d, 0, q, stride, acc);
         }
         if (whole < k->dim)
@@ -348,7 +363,7 @@ WN_INLINE void wn_dot_rows(int rows, const wn_key_rows *k, int64_t count, const 
             int64_t left = k->dim - d < WN_CHUNK ? k->dim - d : WN_CHUNK;
             __mmask32 mask = (__mmask32)((1ULL << left) - 1);
             __m512bh x[WN_ROWS_SHARED];
-            wn_prefetch_rows(k, 2, j, keys, d * 2);
+            wn_prefetch_rows(WN_BF16, k, j, keys, d);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; r++)
                 x[r] = (__m512bh)_mm512_loadu_si512(q + r * stride + d / 2);
@@ -385,7 +400,7 @@ WN_INLINE void wn_add_chunks(uint32_t dtype, int rows, int chunks, const wn_key_
         const char *at = v->base + v->offset[j] * bytes + d * bytes;
 #pragma GCC unroll 4
         for (int c = 0; c < chunks; c++)
-            wn_prefetch_rows(v, bytes, j, 1, (d + c * WN_CHUNK) * bytes);
+            wn_prefetch_rows(dtype, v, j, 1, d + c * WN_CHUNK);
         wn_vf a[4], b[4];
 #pragma GCC unroll 4
         for (int c = 0; c < chunks; c++)

@@ -248,10 +248,18 @@ static inline wn_key_rows wn_rows_of_view(const wn_kv_view *view, const int64_t 
                          .ahead_offset = ahead,
                          .dim = view->dim};
 }
+/* Each quad of rows prefetches its share of the channels. */
+static inline void wn_rows_share_ahead(const wn_rows *w, int64_t row, wn_key_rows *k)
+{
+    int64_t quads = (w->num_rows + WN_ROWS_SHARED - 1) / WN_ROWS_SHARED;
+    int64_t chunks = (k->dim + WN_CHUNK - 1) / WN_CHUNK, quad = row / WN_ROWS_SHARED;
+    k->ahead_begin = chunks * quad / quads * WN_CHUNK;
+    k->ahead_end = chunks * (quad + 1) / quads * WN_CHUNK;
+}
 static inline wn_key_rows wn_rows_of_scratch(const wn_rows *w, int64_t dim)
 {
     const char *scratch = (const char *)w->scratch;
-    return (wn_key_rows){scratch, scratch, w->scratch_offset, w->scratch_offset, dim};
+    return (wn_key_rows){scratch, scratch, w->scratch_offset, w->scratch_offset, 0, 0, dim};
 }
 
 /* q K^T of all rows at a KV head. */
@@ -270,10 +278,10 @@ static inline void wn_rows_score(wn_rows *w, const wn_key_block *b, int64_t head
         }
         for (int64_t r = 0; r < w->num_rows; r += WN_ROWS_SHARED) {
             wn_row_quad quad = wn_rows_quad(w, head, r, b->count);
+            if (w->k_direct)
+                wn_rows_share_ahead(w, r, &k);
             w->score[quad.rows - 1](&k, count, q + r * w->q_stride, w->q_stride, w->factor,
                                     quad.scores + first * quad.lanes);
-            k.ahead = k.base; /* prefetched once */
-            k.ahead_offset = k.offset;
         }
     }
 }
@@ -482,8 +490,8 @@ static inline void wn_rows_add_listed(wn_rows *w, const wn_row_quad *quad, const
             weight[n++] = y;
         }
         wn_key_rows listed = *v;
-        listed.offset = listed.ahead_offset = offset;
-        listed.ahead = listed.base;
+        listed.offset = offset;
+        listed.ahead_end = listed.ahead_begin; /* prefetches nothing */
         wn_add_functions[w->v_dtype][0](&listed, n, weight,
                                         w->out + (quad->index + r) * w->v_padded, w->v_padded);
     }
@@ -518,14 +526,14 @@ static inline void wn_rows_add_block(wn_rows *w, wn_key_block *b, int64_t head,
         }
         for (int64_t r = 0; r < w->num_rows; r += WN_ROWS_SHARED) {
             const wn_row_quad *quad = &quads[r / WN_ROWS_SHARED];
+            if (w->v_direct)
+                wn_rows_share_ahead(w, r, &v);
             if (quad->lacks)
                 wn_rows_add_listed(w, quad, &v, first, count);
             else
                 wn_add_functions[w->v_dtype][quad->rows - 1](
                     &v, count, quad->scores + first * quad->lanes,
                     w->out + quad->index * w->v_padded, w->v_padded);
-            v.ahead = v.base; /* prefetched once */
-            v.ahead_offset = v.offset;
         }
     }
 }

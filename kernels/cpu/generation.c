@@ -138,7 +138,7 @@ static void attend_heads(wn_rows *w, int64_t first, int64_t count, int64_t selec
     block_pair pair;
     wn_row_quad quads[WN_ROWS_MOST / WN_ROWS_SHARED];
     int64_t token = wn_rows_token(w, 0), tokens = wn_rows_token(w, w->num_rows - 1) - token + 1;
-    int64_t distance = least(w->num_rows > 2 ? 1 : 4, count); /* KV heads from here to prefetch */
+    int64_t distance = least(w->num_rows > 2 ? 1 : 2, count); /* KV heads from here to prefetch */
     wn_key_walk walk =
         wn_key_walk_begin(w->args, w->request, first, token, tokens, selection_row, WN_KEYS_USUAL);
     if (parts > 1)
@@ -271,7 +271,7 @@ static void attend_shared_part(wn_rows *w, const request_plan *plan, int64_t sel
 /* The maxima of the tiles kept so far, of one KV head's rows; two passes: of all. */
 typedef struct ballot {
     const call *call;
-    double threshold; /* in base 2 */
+    double threshold; /* of a rule that has one, in base 2 */
     float running[WN_ROWS_MOST];
     wn_attend_counters counted;
 } ballot;
