@@ -87,7 +87,7 @@ static context_shape shape_of(const wn_attend_args *a)
     (void)is_plain_bf16;
 #endif
     s.keys = BLOCK_KEYS;
-    while (s.keys > 16 && s.keys * (s.k_dim + s.v_dim) > 32 * 1024)
+    while (s.keys > 16 && s.keys * (s.k_dim + s.v_dim) > 36 * 1024)
         s.keys /= 2;
     s.k_depth = s.dot_k ? (s.k_dim + 1) / 2 : s.k_dim;
     s.k_cut = wn_block_cut_of(s.keys);
