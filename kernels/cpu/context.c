@@ -12,8 +12,8 @@
 #include "kernels/refuse.h"
 
 /* An item's stack: ARENA floats for packed blocks, queries, outputs and scores; the rest is small.
- */
-enum { ARENA = 448 * 1024 / 4, MOST_PANELS = 512 / WN_PANEL };
+ * Outputs are written CHANNELS at a time. */
+enum { ARENA = 448 * 1024 / 4, MOST_PANELS = 512 / WN_PANEL, CHANNELS = 64 };
 
 /* How a call is cut into items, from the outside in: request, run of tokens that share a row of the
  * selection, tokens of a run, KV head, query heads of its group. The same for all requests but for
@@ -87,7 +87,7 @@ static context_shape shape_of(const wn_attend_args *a)
     (void)is_plain_bf16;
 #endif
     s.keys = BLOCK_KEYS;
-    while (s.keys > 16 && s.keys * (s.k_dim + s.v_dim) > 32 * 1024)
+    while (s.keys > 16 && s.keys * (s.k_dim + s.v_dim) > 36 * 1024)
         s.keys /= 2;
     s.k_depth = s.dot_k ? (s.k_dim + 1) / 2 : s.k_dim;
     s.k_cut = wn_block_cut_of(s.keys);
@@ -163,6 +163,8 @@ typedef struct context_memory {
     int64_t panels;
 } context_memory;
 
+_Static_assert(sizeof(context_memory) < 496 * 1024, "an item may use 512 KiB of stack");
+
 static float *take(float **arena, int64_t floats)
 {
     float *taken = *arena;
@@ -193,32 +195,38 @@ static const char *q_row(const wn_attend_args *a, int64_t row, int64_t head)
            (row * a->q.stride[0] + head * a->q.stride[1]) * (int64_t)wn_number_bytes(a->q.dtype);
 }
 
-/* Packs the queries of up to eight lanes. row: their numbers, channels `stride` apart. */
-static void pack_queries(const context_shape *shape, const char *const *row, int64_t lanes,
-                         float *out)
+/* Packs eight lanes' queries. row: their numbers, channels a->q.stride[2] apart; those that are not
+ * neighbours are brought together CLOSE at a time. */
+static void pack_queries(const context_shape *shape, const char *const *row, float *out)
 {
-    const wn_attend_args *a = shape->args;
-    const int64_t bytes = wn_number_bytes(a->q.dtype), dim = shape->k_dim;
-    char close[8 * WN_MAX_HEAD_DIM * 4];
-    const void *from[8];
-    float scale[8];
-    for (int64_t i = 0; i < lanes; i++) {
-        from[i] = row[i];
-        scale[i] = shape->q_scale;
-        if (a->q.stride[2] == 1)
-            continue;
-        from[i] = close + i * dim * bytes;
-        for (int64_t d = 0; d < dim; d++)
-            memcpy(close + (i * dim + d) * bytes, row[i] + d * a->q.stride[2] * bytes,
-                   (size_t)bytes);
-    }
+    enum { CLOSE = 128 };
+    const wn_tensor *q = &shape->args->q;
+    const int64_t bytes = wn_number_bytes(q->dtype), dim = shape->k_dim;
+    const int64_t step = q->stride[2] == 1 ? dim : CLOSE;
+    char close[8][CLOSE * 4];
+    for (int64_t begin = 0; begin < dim; begin += step) {
+        int64_t n = least(dim - begin, step);
+        const void *from[8];
+        float scale[8];
+        for (int64_t i = 0; i < 8; i++) {
+            from[i] = row[i] + begin * bytes;
+            scale[i] = shape->q_scale;
+            if (q->stride[2] == 1)
+                continue;
+            for (int64_t d = 0; d < n; d++)
+                memcpy(close[i] + d * bytes, row[i] + (begin + d) * q->stride[2] * bytes,
+                       (size_t)bytes);
+            from[i] = close[i];
+        }
 #ifdef __AVX512BF16__
-    if (shape->dot_k) {
-        wn_pack_row_pairs((const uint16_t *const *)from, lanes, dim, (uint32_t *)out, WN_PANEL);
-        return;
-    }
+        if (shape->dot_k) {
+            wn_pack_row_pairs((const uint16_t *const *)from, 8, n,
+                              (uint32_t *)out + begin / 2 * WN_PANEL, WN_PANEL);
+            continue;
+        }
 #endif
-    wn_pack_rows(a->q.dtype, from, lanes, scale, dim, out, WN_PANEL);
+        wn_pack_rows(q->dtype, from, 8, scale, n, out + begin * WN_PANEL, WN_PANEL);
+    }
 }
 
 static void set_lane(const context_shape *shape, const context_item *item, context_panel *p,
@@ -258,7 +266,7 @@ static void panel_begin(const context_shape *shape, const context_item *item, co
         p->greatest_last = p->last[i] > p->greatest_last ? p->last[i] : p->greatest_last;
     }
     for (int64_t i = 0; i < WN_PANEL; i += 8)
-        pack_queries(shape, row + i, 8, p->q + i);
+        pack_queries(shape, row + i, p->q + i);
 }
 
 /* ---------------------------------------------------------------- results */
@@ -317,32 +325,45 @@ static float finish_row(const context_shape *shape, const context_panel *p, int6
     return (float)(factor / sum);
 }
 
+/* Writes the channels from `begin` on of eight lanes from lane i on. */
+static void write_channels(const context_shape *shape, const context_panel *p, int64_t i,
+                           int64_t begin, const int64_t *at, const float *factor)
+{
+    float x[8][CHANNELS] __attribute__((aligned(64)));
+    const wn_tensor *out = &shape->args->out;
+    int64_t n = least(shape->v_dim - begin, CHANNELS);
+    memset(x, 0, sizeof x);
+    for (int64_t d = 0; d < n && p->started; d += 8) {
+        __m256 r[8];
+        for (int64_t j = 0; j < 8; j++)
+            r[j] = d + j < n ? _mm256_load_ps(p->o + (begin + d + j) * WN_PANEL + i)
+                             : _mm256_setzero_ps();
+        wn_transpose_8x8(r);
+        for (int64_t j = 0; j < 8; j++)
+            _mm256_store_ps(x[j] + d, _mm256_mul_ps(r[j], _mm256_set1_ps(factor[j])));
+    }
+    for (int64_t j = 0; j < 8 && i + j < p->lanes; j++)
+        store_row(out, at[j] + begin * out->stride[2], x[j], n);
+}
+
 static void panel_end(const context_shape *shape, const context_item *item, const context_panel *p,
                       int64_t first)
 {
     const wn_attend_args *a = shape->args;
-    float x[8][WN_MAX_HEAD_DIM + 8] __attribute__((aligned(64)));
     for (int64_t i = 0; i < p->lanes; i += 8) {
-        for (int64_t d = 0; d < shape->v_dim && p->started; d += 8) {
-            __m256 r[8];
-            for (int64_t j = 0; j < 8; j++)
-                r[j] = d + j < shape->v_dim ? _mm256_load_ps(p->o + (d + j) * WN_PANEL + i)
-                                            : _mm256_setzero_ps();
-            wn_transpose_8x8(r);
-            for (int64_t j = 0; j < 8; j++)
-                _mm256_storeu_ps(x[j] + d, r[j]);
-        }
+        float factor[8] = {0};
+        int64_t at[8];
         for (int64_t j = 0; j < 8 && i + j < p->lanes; j++) {
             int64_t row = first + i + j, head = item->first_head + row / item->tokens;
             int64_t q = a->q_begin[item->request] + item->first_token + row % item->tokens;
             double lse;
-            float factor = finish_row(shape, p, i + j, head, &lse);
-            for (int64_t d = 0; d < shape->v_dim; d++)
-                x[j][d] = p->sum[i + j] == 0 ? 0 : x[j][d] * factor;
-            store_row(&a->out, q * a->out.stride[0] + head * a->out.stride[1], x[j], shape->v_dim);
+            factor[j] = finish_row(shape, p, i + j, head, &lse);
+            at[j] = q * a->out.stride[0] + head * a->out.stride[1];
             if (a->lse.data != NULL)
                 wn_store(a->lse.data, WN_F32, q * a->lse.stride[0] + head * a->lse.stride[1], lse);
         }
+        for (int64_t begin = 0; begin < shape->v_dim; begin += CHANNELS)
+            write_channels(shape, p, i, begin, at, factor);
     }
 }
 
