@@ -19,7 +19,7 @@
 #include <stdbool.h>
 
 #ifdef __AVX512F__
-enum { WN_ROW_BLOCK = 8 }; /* 16 accumulators of 32 registers; 12 rows are no faster */
+enum { WN_ROW_BLOCK = 8 }; /* 16 accumulators hide the latency */
 #else
 enum { WN_ROW_BLOCK = 6 }; /* 12 accumulators, 2 vectors of b, 2 numbers of a: all 16 registers */
 #endif
