@@ -44,7 +44,7 @@ def dsa(header):
     if not any(name.endswith(".indexer.q") for name in header):
         return []
     return [{"index_topk": topk, "indexer_k_dtype": dtype}
-            for dtype in ("bf16", "fp8") for topk in (64, 128, 256, 512)]
+            for dtype in ("bf16", "fp8", "int8") for topk in (64, 128, 256, 512)]
 
 
 # Algorithm, its configurations for a trace, the keys that a row names, why there may be no row.

@@ -18,9 +18,10 @@
 
 enum {
     STRIP = WN_INDEXER_STRIP,
-    QUERIES = 4,              /* that share a strip */
-    PACKED_WORDS = 48 * 1024, /* room for them: 192 KiB of stack */
-    STRIP_WORDS = STRIP * WN_MAX_HEAD_DIM,
+    LONG_KEY = 64, /* words; half a strip of longer ones leaves room for heads in the L1 cache */
+    QUERIES = 4,   /* that share a strip */
+    PACKED_WORDS = 48 * 1024,                  /* room for them: 192 KiB of stack */
+    STRIP_WORDS = STRIP / 2 * WN_MAX_HEAD_DIM, /* 96 KiB */
     LEAST_PART = 4096, /* keys; shorter parts cost more in packing than they bring */
     MOST_PARTS = 64,
     LEAST_SHARED_WORK = 1 << 21 /* products; less is not worth a second thread */
@@ -34,12 +35,13 @@ typedef struct plan {
     int64_t words;         /* of a vector; what a word holds is the form's */
     int64_t vectors;       /* of heads */
     int64_t query_words;   /* of a packed query */
+    int64_t strip;         /* keys converted at once */
     int64_t queries;       /* per item */
     int64_t work, threads; /* keys times queries of all requests; 1 thread: no parts */
     int combine;           /* second pass: parts are put together */
 } plan;
 
-/* What plan_request finds. */
+/* What cut_request finds. */
 typedef struct cut {
     int64_t groups, parts;
     int64_t part_keys;
@@ -75,6 +77,7 @@ static plan make_plan(const wn_indexer_topk_args *a)
     p.words = words_of(p.form, a->keys.dim);
     p.vectors = (a->q.shape[1] + WN_VL - 1) / WN_VL;
     p.query_words = p.vectors * wn_packed_stride(p.words);
+    p.strip = p.words > LONG_KEY ? STRIP / 2 : STRIP;
     p.queries = p.query_words > 0 ? PACKED_WORDS / p.query_words : QUERIES;
     p.queries = p.queries < QUERIES ? p.queries : QUERIES;
     for (uint32_t b = 0; b < a->batch; b++)
@@ -211,28 +214,29 @@ static int load_run(const plan *p, int64_t page, int64_t place, int64_t count, i
     return wide;
 }
 
-/* Where slots [first, end), at most STRIP, lie. Their scales are fetched now: they are few lines.
+/* Where slots [first, end), at most a strip, lie. Their scales are fetched now: they are few lines.
  */
 static void look_ahead(const plan *p, const int32_t *pages, int64_t first, int64_t end, strip *s)
 {
     const wn_indexer_view *keys = &p->args->keys;
     int64_t tokens = keys->tokens_per_page, page = first / tokens, place = first % tokens;
     int64_t key_bytes = (int64_t)keys->dim * wn_number_bytes(keys->dtype), i = 0;
-    for (int64_t run; i < STRIP && first + i < end; place = 0, page++) {
+    for (int64_t run; i < p->strip && first + i < end; place = 0, page++) {
         const uint8_t *from = wn_indexer_codes(keys, pages[page], place);
         const float *scale = wn_indexer_scale(keys, pages[page], place);
         run = tokens - place < end - first - i ? tokens - place : end - first - i;
-        run = run < STRIP - i ? run : STRIP - i;
+        run = run < p->strip - i ? run : p->strip - i;
         for (int64_t j = 0; j < run && scale != NULL; j += 16)
             __builtin_prefetch(scale + j, 0, 2);
         for (int64_t j = 0; j < run; j++)
             s->ahead[i++] = from + j * key_bytes;
     }
-    for (; i < STRIP; i++)
+    for (; i < p->strip; i++)
         s->ahead[i] = NULL;
 }
 
-/* Slots [first, first + count) of a request, count <= STRIP; the rest of the strip becomes zero. */
+/* Slots [first, first + count) of a request, count <= p->strip; the rest of the strip becomes zero.
+ */
 static void load_strip(const plan *p, const int32_t *pages, int64_t first, int64_t count, strip *s)
 {
     int64_t tokens = p->args->keys.tokens_per_page, page = first / tokens, place = first % tokens;
@@ -241,15 +245,15 @@ static void load_strip(const plan *p, const int32_t *pages, int64_t first, int64
         run = tokens - place < count - i ? tokens - place : count - i;
         wide |= load_run(p, pages[page], place, run, i, s);
     }
-    if (count < STRIP)
+    if (count < p->strip)
         memset(s->word + count * p->words, 0,
-               (size_t)((STRIP - count) * p->words) * sizeof *s->word);
-    for (int64_t i = count; i < STRIP; i++)
+               (size_t)((p->strip - count) * p->words) * sizeof *s->word);
+    for (int64_t i = count; i < p->strip; i++)
         s->scale[i] = 0;
     s->form = p->form;
     if (p->form == WN_INDEXER_I8 && wide) {
         s->form = WN_INDEXER_I8_WIDE;
-        wn_words_of_bytes((const uint8_t *)s->word, STRIP * p->words * 4, 64, s->word);
+        wn_words_of_bytes((const uint8_t *)s->word, p->strip * p->words * 4, 64, s->word);
     }
 }
 
@@ -381,8 +385,8 @@ static void score_item(const plan *p, const cut *c, uint32_t b, int64_t group, i
         first = part * c->part_keys > first ? part * c->part_keys : first;
         end = (part + 1) * c->part_keys < end ? (part + 1) * c->part_keys : end;
     }
-    for (; first < end; first += STRIP) {
-        int64_t slots = end - first < STRIP ? end - first : STRIP;
+    for (; first < end; first += p->strip) {
+        int64_t slots = end - first < p->strip ? end - first : p->strip;
         load_strip(p, pages, first, slots, &s.strip);
         look_ahead(p, pages, first + slots, end, &s.strip);
         for (int64_t j = 0; j < count; j++)
