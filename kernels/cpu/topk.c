@@ -240,8 +240,9 @@ static void collect(candidates *c, const float *x, int64_t first, int64_t n, flo
 WN_INLINE int64_t unpack_word(int32_t *to, uint64_t word, int32_t first)
 {
     int64_t count = __builtin_popcountll(word);
+    volatile int32_t *four = to; /* or gcc makes one vector of them, at the price of many stores */
     for (int i = 0; i < 4; i++, word &= word - 1)
-        to[i] = first + (int32_t)_tzcnt_u64(word);
+        four[i] = first + (int32_t)_tzcnt_u64(word);
     for (int i = 4; word != 0; i++, word &= word - 1)
         to[i] = first + (int32_t)_tzcnt_u64(word);
     return count;
