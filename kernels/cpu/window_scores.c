@@ -167,24 +167,47 @@ static void pack_queries(const window *w)
 WN_INLINE void multiply_block(const window *w, const int rows, const float *key, const float *panel,
                               float *score)
 {
+    const float *ahead = key + rows * w->steps; /* the next block, on its way from L2 */
 #ifdef __AVX512BF16__
     if (w->pairs) {
         wn_block_dot(rows, false, w->steps, (const uint32_t *)(const void *)key,
-                     (const uint32_t *)(const void *)panel, score, NULL);
+                     (const uint32_t *)(const void *)panel, score, ahead);
         return;
     }
 #endif
-    wn_block_fma(rows, false, w->steps, key, panel, score, NULL);
+    wn_block_fma(rows, false, w->steps, key, panel, score, ahead);
 }
 
-/* scratch->score[key][lane] of the rows of a panel (counted from 0) and a packed tile. */
-static void multiply(const window *w, int64_t panel, int64_t count)
+/* Brings keys [first, end) into the second cache, a step of the next tile at a time: the rows of a
+ * page are too short a stream for the processor to find them by itself. */
+WN_INLINE void fetch_keys(const window *w, int64_t first, int64_t end)
 {
+    const wn_paged_kv *kv = &w->args->kv;
+    int64_t bytes = wn_number_bytes(kv->k.dtype);
+    for (int64_t j = first; j < end && kv->k.layout == WN_LAYOUT_STRIDED; j++) {
+        int64_t page = wn_kv_page(kv, w->request, j), place = j % kv->tokens_per_page;
+        const char *key =
+            (const char *)kv->k.data +
+            wn_kv_offset(&kv->k, kv->tokens_per_page, page, w->head, place, 0) * bytes;
+        for (int64_t at = 0; at < kv->k.dim * bytes; at += 64)
+            _mm_prefetch(key + at, _MM_HINT_T1);
+    }
+}
+
+/* scratch->score[key][lane] of the rows of a panel (counted from 0) and a packed tile. Meanwhile
+ * the panel's share of keys [next, end) is fetched. */
+static void multiply(const window *w, int64_t panel, int64_t count, int64_t next, int64_t end)
+{
+    int64_t panels = w->count / WN_PANEL, left = end - next < w->tile ? end - next : w->tile;
+    int64_t fetch = next + left * panel / panels, last = next + left * (panel + 1) / panels;
     const float *query = w->scratch->query + panel * WN_PANEL * w->steps;
     const float *key = w->scratch->key;
     float *score = w->scratch->score[0];
     wn_block_cut cut = wn_block_cut_of(count);
     for (int64_t i = 0; i < cut.whole; i++) {
+        int64_t to = fetch + (last - fetch) / (cut.whole - i);
+        fetch_keys(w, fetch, to);
+        fetch = to;
         multiply_block(w, WN_BLOCK_ROWS, key, query, score);
         key += WN_BLOCK_ROWS * w->steps;
         score += WN_BLOCK_ROWS * WN_PANEL;
@@ -218,6 +241,24 @@ WN_INLINE wn_vf anchor_of(wn_vf greatest)
     return (wn_vf)((wn_lanes)greatest & (wn_lanes)(greatest != none));
 }
 
+/* wn_vf_exp2 without its end: where that gives 0, this gives at most 2^-125, which is nothing
+ * beside a sum that has a term of 1. Rows whose scores are all -inf have none; they are told apart.
+ */
+WN_INLINE wn_vf power_of_two(wn_vf x)
+{
+    const wn_vf shifter = wn_vf_set(0x1.8p23f);
+    wn_vf in = wn_vf_max(wn_vf_set(-126.0f), x); /* NaN passes: it is the second operand */
+    wn_vf t = in + shifter, f = in - (t - shifter);
+    wn_vf p = wn_vf_set(1.5403530e-4f);
+    p = wn_vf_fma(p, f, wn_vf_set(1.3333558e-3f));
+    p = wn_vf_fma(p, f, wn_vf_set(9.6181291e-3f));
+    p = wn_vf_fma(p, f, wn_vf_set(5.5504109e-2f));
+    p = wn_vf_fma(p, f, wn_vf_set(2.4022651e-1f));
+    p = wn_vf_fma(p, f, wn_vf_set(6.9314718e-1f));
+    p = wn_vf_fma(p, f, wn_vf_set(1.0f));
+    return (wn_vf)((wn_lanes)p + ((wn_lanes)t << 23));
+}
+
 /* sum += x, with what rounding loses kept apart: 128 Ki equal terms would drift otherwise. */
 WN_INLINE void add_exactly(wn_vf *sum, wn_vf *lost, wn_vf x)
 {
@@ -240,7 +281,7 @@ WN_INLINE void add_to_statistics(const window *w, int64_t row, int64_t lane, int
     }
     wn_vf anchor = anchor_of(greatest), part = wn_vf_zero();
     for (int64_t j = 0; j < count; j++)
-        part += wn_vf_exp2(wn_vf_load(s->score[j] + lane) - anchor);
+        part += power_of_two(wn_vf_load(s->score[j] + lane) - anchor);
     wn_vf factor = wn_vf_exp2(old - anchor);
     wn_vf sum = wn_vf_load(s->sum + row) * factor, lost = wn_vf_load(s->lost + row) * factor;
     add_exactly(&sum, &lost, part);
@@ -260,7 +301,7 @@ WN_INLINE void add_to_totals(const window *w, int64_t row, int64_t lane, int64_t
         if (w->pairs)
             x = wn_vf_mul(x, scale);
         wn_vf_store(s->total[j],
-                    wn_vf_fma(wn_vf_exp2(x - anchor), inverse, wn_vf_load(s->total[j])));
+                    wn_vf_fma(power_of_two(x - anchor), inverse, wn_vf_load(s->total[j])));
     }
 }
 
@@ -279,16 +320,17 @@ static void find_statistics(const window *w)
         int64_t count = end - first < w->tile ? end - first : w->tile;
         pack_keys(w, first, count);
         for (int64_t panel = 0; panel < w->count / WN_PANEL; panel++) {
-            multiply(w, panel, count);
+            multiply(w, panel, count, first + count, end);
             mask(w, panel, first, count);
             add_to_statistics(w, panel * WN_PANEL, 0, count);
             add_to_statistics(w, panel * WN_PANEL + WN_VL, WN_VL, count);
         }
     }
-    for (int64_t r = 0; r < w->count; r += WN_VL) { /* rows without weight: all their 2^x are 0 */
-        wn_vf sum = wn_vf_load(s->sum + r) + wn_vf_load(s->lost + r);
-        wn_vf inverse = 1 / sum;
-        wn_vf_store(s->sum + r, (wn_vf)((wn_lanes)inverse & (wn_lanes)(sum != 0)));
+    for (int64_t r = 0; r < w->count; r += WN_VL) { /* a row without weight gives nothing */
+        wn_vf sum = wn_vf_load(s->sum + r) + wn_vf_load(s->lost + r), inverse = 1 / sum;
+        wn_signed_lanes none = wn_vf_load(s->greatest + r) == wn_vf_set(-INFINITY);
+        none &= sum == sum; /* NaN scores are no maximum either */
+        wn_vf_store(s->sum + r, (wn_vf)wn_lanes_select(none, (wn_lanes)inverse, wn_lanes_set(0)));
     }
     for (int64_t r = w->rows - w->first; r < w->count; r++)
         s->sum[r] = 0;
@@ -304,7 +346,7 @@ static void sum_probabilities(const window *w)
         pack_keys(w, first, count);
         memset(s->total, 0, (size_t)count * sizeof s->total[0]);
         for (int64_t panel = 0; panel < w->count / WN_PANEL; panel++) {
-            multiply(w, panel, count);
+            multiply(w, panel, count, first + count, w->before);
             mask(w, panel, first, count);
             add_to_totals(w, panel * WN_PANEL, 0, count);
             add_to_totals(w, panel * WN_PANEL + WN_VL, WN_VL, count);

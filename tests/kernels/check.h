@@ -123,6 +123,8 @@ typedef struct wn_tolerance {
     X("mla", WN_F32, 2e-5, 2e-5)                                                                   \
     X("mla", WN_F16, 2e-3, 2e-3)                                                                   \
     X("mla", WN_BF16, 1e-2, 1e-2)                                                                  \
+    /* A float32 score is off by some 2^-24 sqrt(dim) |q| |k| scale, 1e-6 to 1e-5 in our data; a   \
+     * probability by as much of itself, the exponential adding 3e-7 and sums over keys 1e-6. */   \
     X("window_scores", WN_F32, 1e-6, 2e-5)                                                         \
     X("landmark_scores", WN_F32, 1e-6, 2e-5)                                                       \
     X("rope", WN_F32, 1e-6, 1e-6)                                                                  \
