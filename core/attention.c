@@ -445,18 +445,14 @@ static uint64_t keys_visible(const call *c, const wn_step_args *step)
     return keys * c->engine->model.num_kv_heads;
 }
 
-/* Selected tokens of an MLA layer. One read of a key serves all heads, as key and value: it is
- * counted at head 0, and for the keys named, which is what the op reads. */
-static wn_status attend_latent(const call *c, const wn_attend_args *a, uint64_t keys)
+static wn_status attend_latent(const call *c, const wn_attend_args *a, uint32_t phase,
+                               uint64_t keys)
 {
     wn_status status = wn_latent_attention(a, c->engine->ops, &c->batch->latent);
-    if (status == WN_OK) {
-        int64_t amount = (int64_t)keys;
-        atomic_fetch_add_explicit((_Atomic int64_t *)&a->counters->keys_read, amount,
-                                  memory_order_relaxed);
-        atomic_fetch_add_explicit((_Atomic int64_t *)&a->counters->values_read, amount,
-                                  memory_order_relaxed);
-    }
+    if (status == WN_OK && a->selection != NULL)
+        wn_latent_count_selected(a, keys);
+    else if (status == WN_OK)
+        wn_latent_count_dense(a, phase);
     return status;
 }
 
@@ -490,7 +486,9 @@ static wn_status attend(const call *c, const wn_step_args *step, const wn_tile_p
                         .tile = policy->kind != WN_TILE_NONE ? policy : NULL,
                         .out = c->args->out,
                         .lse = c->args->lse,
-                        .counters = c->layer->head_counters[p]};
+                        .counters = c->layer->head_counters[p],
+                        .workspace = b->partials,
+                        .workspace_bytes = (int64_t)wn_batch_partials_bytes(e)};
     if (owner != NULL) {
         wn_named_input inputs[WN_MAX_INPUTS];
         wn_step_args own = *step;
@@ -507,7 +505,7 @@ static wn_status attend(const call *c, const wn_step_args *step, const wn_tile_p
         a.tile = NULL;
     }
     if (e->model.mla && wn_latent_attention_takes(&a))
-        return attend_latent(c, &a, keys);
+        return attend_latent(c, &a, p, keys);
     return p == WN_PHASE_CONTEXT ? e->ops->context(&a) : e->ops->generation(&a);
 }
 
@@ -532,11 +530,12 @@ static void clear_rows(const call *c, int64_t first)
 static uint32_t pack_evicted(const call *c)
 {
     wn_batch *b = c->batch;
-    uint32_t n = 0, g = c->layer->group;
+    uint32_t n = 0, g = c->layer->group, size = c->engine->tokens_per_page;
     int64_t stride = c->engine->max_pages_per_sequence;
     for (uint32_t i = 0; i < b->count[WN_PHASE_CONTEXT]; i++) {
         if (b->kept[g][i] < 0)
             continue;
+        const size_t pages = ((uint32_t)b->length[g][i] + size - 1) / size;
         b->evict_place[n] = i;
         b->evict_item[n] = b->item_of[i];
         b->evict_q_begin[n] = b->q_begin[i];
@@ -546,8 +545,7 @@ static uint32_t pack_evicted(const call *c)
         b->evict_flags[n] = b->request_flags[i];
         b->evict_sequence[n] = b->sequence[i];
         b->evict_slot[n] = b->sequence_slot[i];
-        memcpy(b->evict_table + n * stride, b->table[g] + i * stride,
-               (size_t)stride * sizeof(int32_t));
+        memcpy(b->evict_table + n * stride, b->table[g] + i * stride, pages * sizeof(int32_t));
         n++;
     }
     return n;

@@ -42,8 +42,15 @@ static void carve_step_memory(const wn_engine *e, arena *a, wn_batch *b)
 /* Rows of q that ops->mla may be told about in one call. */
 static uint64_t latent_rows(const wn_engine *e)
 {
-    int selects = e->bounds.select_indices[0] > 0 || e->bounds.select_indices[1] > 0;
-    return e->model.mla && selects ? e->max_step_tokens : 0;
+    return e->model.mla ? e->max_step_tokens : 0;
+}
+
+/* The formula is wn_attend_args.workspace's. */
+uint64_t wn_batch_partials_bytes(const wn_engine *e)
+{
+    enum { PARTS = 64, TOKENS = 4 };
+    uint64_t tokens = e->max_step_tokens < TOKENS ? e->max_step_tokens : TOKENS;
+    return PARTS * tokens * e->model.num_heads * (e->model.v_head_dim + 16) * sizeof(float);
 }
 
 static void carve(const wn_engine *e, arena *a, wn_batch *b)
@@ -86,6 +93,7 @@ static void carve(const wn_engine *e, arena *a, wn_batch *b)
         TAKE(a, b->select_offsets[p], e->bounds.select_offsets[p]);
     }
     b->workspace = take(a, e->bounds.workspace_bytes, 1);
+    b->partials = take(a, wn_batch_partials_bytes(e), 1);
     carve_step_memory(e, a, b);
     uint64_t latent = latent_rows(e);
     TAKE(a, b->latent.limit, latent);

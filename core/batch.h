@@ -44,9 +44,10 @@ struct wn_batch {
     int32_t *select_indices[WN_PHASE_COUNT], *select_offsets[WN_PHASE_COUNT];
     int32_t *retain_indices, *retain_offsets;
     uint8_t *workspace;
+    uint8_t *partials; /* wn_attend_args.workspace: parts of long requests' attention */
     /* [phases][methods] what each method keeps from layer to layer of this step; NULL: nothing */
     uint8_t *step_memory[WN_PHASE_COUNT][WN_MAX_METHODS];
-    wn_latent_rows latent; /* of an MLA model with a method that selects */
+    wn_latent_rows latent; /* of an MLA model */
     uint8_t *rotated_q;    /* [max_step_tokens, heads, head_dim] if the engine rotates */
 
     /* The requests that a layer compacts, packed: as above, for retain's call. */
@@ -58,5 +59,9 @@ struct wn_batch {
     int32_t *evict_slot, *evict_table;
     int32_t *evict_zero; /* zeros: dirty_begin and q_len of the observe after a compaction */
 };
+
+/* Bytes of wn_batch.partials: room for 64 parts of 4 query tokens. Four requests that generate can
+ * each be cut for as many threads as there are; a step of more requests is work enough uncut. */
+uint64_t wn_batch_partials_bytes(const wn_engine *engine);
 
 #endif

@@ -119,12 +119,28 @@ static int32_t slot_of(const wn_paged_kv *kv, uint32_t request, uint32_t head, i
     return low < kv->length[request] && position_of(kv, request, head, low) == position ? low : -1;
 }
 
+/* Is the list as it should be: valid blocks, ascending and unique, then at most padding? As a rule
+ * it is, and one pass without branches says so. */
+static int is_settled(const int32_t *list, int64_t count, int32_t num_blocks)
+{
+    int falls = 0;
+    if (count == 0)
+        return 1;
+    for (int64_t i = 0; i + 1 < count; i++)
+        falls |= list[i] >= list[i + 1];
+    return !falls && list[0] >= 0 && list[count - 1] < num_blocks;
+}
+
 /* Valid blocks to the front, ascending and unique; the rest becomes -1. Returns how many, or -1 if
  * the list claimed to be sorted and is not. */
 static int64_t settle_list(int32_t *list, int64_t count, int32_t num_blocks, int claims_sorted)
 {
-    int64_t kept = 0;
+    int64_t kept = 0, filled = count;
     int ascending = 1;
+    while (filled > 0 && list[filled - 1] == -1)
+        filled--;
+    if (is_settled(list, filled, num_blocks))
+        return filled;
     for (int64_t i = 0; i < count; i++) {
         if (list[i] < 0 || list[i] >= num_blocks)
             continue;
@@ -165,8 +181,16 @@ static void count_list(const int32_t *list, int64_t count, const wn_selection *s
                        const wn_selection_scope *scope, int32_t length, int64_t limit,
                        int64_t queries, uint64_t heads, wn_selection_count *total)
 {
-    int64_t page = scope->kv->tokens_per_page, covered = 0;
-    for (int64_t i = 0; i < count; i++) {
+    int64_t page = scope->kv->tokens_per_page, covered = 0, whole = 0;
+    if (scope->granularity == WN_GRANULARITY_EXACT) { /* blocks that every query sees whole */
+        whole = count;
+        while (whole > 0 && ((int64_t)list[whole - 1] + 1) * s->block_size > limit)
+            whole--;
+        const uint64_t keys = (uint64_t)(whole * s->block_size * queries) * heads;
+        total->selected += keys;
+        total->attended += keys;
+    }
+    for (int64_t i = whole; i < count; i++) {
         int64_t begin = (int64_t)list[i] * s->block_size;
         int64_t end = begin + s->block_size < length ? begin + s->block_size : length;
         uint64_t keys = visible(begin, end, limit, queries) * heads;

@@ -7,16 +7,21 @@
 #include "kernels/number_format.h"
 #include "winnow/ops.h"
 
-/* amax: the block's greatest finite magnitude, a float; dtype: of the codes, one that has a
- * greatest code. A block of zeros, and one whose scale is 0 in a float, have scale 1. */
-static inline float wn_block_scale(uint32_t rule, float amax, float least_amax, uint32_t dtype)
+/* amax: the block's greatest finite magnitude, a float; greatest: the code that it becomes. A block
+ * of zeros, and one whose scale is 0 in a float, have scale 1. */
+static inline float wn_block_scale_to(uint32_t rule, float amax, float least_amax, float greatest)
 {
-    float greatest = (float)wn_greatest_code(dtype);
     float raised = amax < least_amax ? least_amax : amax;
     float scale = rule == WN_SCALE_POWER_OF_TWO ? raised * (1.0f / greatest) : raised / greatest;
     if (!(scale > 0))
         return 1;
     return rule == WN_SCALE_POWER_OF_TWO ? wn_power_of_two_above(scale) : scale;
+}
+
+/* The same for a dtype that has a greatest code. */
+static inline float wn_block_scale(uint32_t rule, float amax, float least_amax, uint32_t dtype)
+{
+    return wn_block_scale_to(rule, amax, least_amax, (float)wn_greatest_code(dtype));
 }
 
 /* The greatest finite magnitude among x[count]; infinities are left to saturate, NaN to be NaN. */

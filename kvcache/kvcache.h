@@ -127,8 +127,8 @@ void wn_kvcache_view(const wn_kvcache *cache, uint32_t layer, wn_paged_kv *view)
 /* View of the index-th auxiliary pool of a layer. */
 void wn_kvcache_aux_view(const wn_kvcache *cache, uint32_t layer, uint32_t index,
                          wn_aux_view *view);
-/* Copies page tables (rows of `stride` entries, unused ones -1) and physical lengths of sequences;
- * an id that is no sequence has length 0. */
+/* Copies page tables and physical lengths of sequences; an id that is no sequence has length 0. A
+ * row has `stride` entries: the sequence's pages, then one -1; the rest of it is left as it was. */
 void wn_kvcache_tables(const wn_kvcache *cache, uint32_t group, const int64_t *sequences,
                        uint32_t num_sequences, int32_t *page_table, int64_t stride,
                        int32_t *length);

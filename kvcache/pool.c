@@ -2,16 +2,44 @@
  * to a page. A pool forgotten here would corrupt every forked sequence silently. */
 #include "kvcache/pool.h"
 
+#include <stdint.h>
 #include <sys/mman.h>
+#include <unistd.h>
+
+/* From LARGE bytes on a pool lies on huge pages, where the system gives them to who asks: figures
+ * in README.md. A smaller one would often fill but a part of its first. */
+enum { HUGE_PAGE = 2 << 20, LARGE = 32 << 20 };
+
+/* NORESERVE: the pools are as large as the user allows, not as large as what is used. */
+static void *map_anywhere(size_t bytes)
+{
+    void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return data == MAP_FAILED ? NULL : data;
+}
+
+/* Maps a huge page more than is needed and gives back what lies in front and behind. */
+static void *map_aligned(size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), wanted = (bytes + page - 1) / page * page;
+    uint8_t *data = wanted <= SIZE_MAX - HUGE_PAGE ? map_anywhere(wanted + HUGE_PAGE) : NULL;
+    if (data == NULL)
+        return NULL;
+    const size_t front = (HUGE_PAGE - (uintptr_t)data % HUGE_PAGE) % HUGE_PAGE;
+    if (front > 0)
+        munmap(data, front);
+    munmap(data + front + wanted, HUGE_PAGE - front); /* never empty: front < HUGE_PAGE */
+#ifdef MADV_HUGEPAGE
+    madvise(data + front, wanted, MADV_HUGEPAGE); /* advice: if it is refused, small pages do */
+#endif
+    return data + front;
+}
 
 static void *map(uint64_t bytes)
 {
     if ((size_t)bytes != bytes)
         return NULL;
-    /* NORESERVE: the pools are as large as the user allows, not as large as what is used. */
-    void *data = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return data == MAP_FAILED ? NULL : data;
+    return bytes >= LARGE ? map_aligned((size_t)bytes) : map_anywhere((size_t)bytes);
 }
 
 static void unmap(void *data, uint64_t bytes)

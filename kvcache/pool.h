@@ -15,7 +15,8 @@ typedef struct wn_memory_source {
     void (*unmap)(void *data, uint64_t bytes);
 } wn_memory_source;
 
-/* mmap: a system page that nobody has written to takes no memory. */
+/* mmap: a system page that nobody has written to takes no memory. Pools of 32 MiB and more begin at
+ * a multiple of 2 MiB and ask for huge pages. */
 extern const wn_memory_source wn_memory_mapped;
 
 /* A layer has one pool of each kind before WN_POOL_AUX, some of them empty. */

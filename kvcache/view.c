@@ -2,6 +2,8 @@
  * they need no lock. */
 #include "kvcache/kvcache_internal.h"
 
+#include <string.h>
+
 /* K or V: the first `dim` of the `stored` channels in each token of a pool. */
 static void fill_view(const wn_kvcache *cache, const wn_pool *codes, const wn_pool *scales,
                       uint32_t stored, uint32_t dim, wn_kv_view *view)
@@ -70,8 +72,11 @@ void wn_kvcache_tables(const wn_kvcache *cache, uint32_t group, const int64_t *s
         const wn_cached_sequence *sequence = wn_kvcache_find(cache, sequences[i]);
         const wn_sequence_group *of = sequence != NULL ? &sequence->group[group] : NULL;
         int32_t *row = page_table + i * stride;
-        for (int64_t page = 0; page < stride; page++)
-            row[page] = of != NULL && page < of->num_pages ? of->pages[page] : -1;
+        const int64_t held = of != NULL ? of->num_pages : 0, pages = held < stride ? held : stride;
+        if (pages > 0)
+            memcpy(row, of->pages, (size_t)pages * sizeof *row);
+        if (pages < stride) /* not all the others: rows are as long as the longest sequence */
+            row[pages] = -1;
         length[i] = of != NULL ? of->length : 0;
     }
     wn_kvcache_unlock(cache);

@@ -325,6 +325,7 @@ static wn_status create_engine(player *at, wn_registry *registry, const wn_confi
     wn_status status = wn_engine_create(registry, config, &model, &options, &at->engine);
     if (status != WN_OK)
         return library_failed(at, status);
+    wn_engine_timing(at->engine, 1);
     wn_replay *replay = at->replay;
     wn_memory_plan *memory = &replay->memory;
     memory->struct_size = WN_SIZEOF(wn_memory_plan);

@@ -4,6 +4,7 @@
 
 #include "tools/progress.h"
 #include "tools/report_parts.h"
+#include "tools/step_time.h"
 #include "tools/table.h"
 
 #include <errno.h>
@@ -99,6 +100,37 @@ static void write_table(FILE *to, const wn_run *run)
     fputs("</tbody></table></div>\n", to);
 }
 
+static void write_time_row(FILE *to, const wn_replay *replay, uint32_t phase)
+{
+    const int prompt = phase == WN_PHASE_CONTEXT;
+    const double unit = prompt ? 1e3 : 1e6 / (double)replay->steps;
+    const wn_step_time time = wn_step_time_measure(replay, phase, -1);
+    fputs("<tr><th scope=\"row\">", to);
+    wn_report_text(to, replay->name);
+    fprintf(to, "%s</th><td>%.1f</td>", prompt ? ", prompt, ms" : ", generated token, us",
+            unit * time.total);
+    for (int i = 0; i < WN_PART_COUNT; i++)
+        fprintf(to, unit * time.part[i] >= 0.05 ? "<td>%.1f</td>" : "<td>-</td>",
+                unit * time.part[i]);
+    fprintf(to, "<td>%.1f</td></tr>\n", unit * time.rest);
+}
+
+static void write_times(FILE *to, const wn_run *run)
+{
+    fputs("<div class=\"scroll\"><table>\n<caption>Where the time went, all layers together."
+          "</caption>\n<thead><tr><th scope=\"col\"></th><th scope=\"col\">all</th>",
+          to);
+    for (int i = 0; i < WN_PART_COUNT; i++)
+        fprintf(to, "<th scope=\"col\">%s</th>", wn_part_names[i]);
+    fputs("<th scope=\"col\">rest</th></tr></thead>\n<tbody>\n", to);
+    for (uint32_t i = 0; i < run->count; i++) {
+        write_time_row(to, run->replays[i], WN_PHASE_CONTEXT);
+        if (run->replays[i]->steps > 0)
+            write_time_row(to, run->replays[i], WN_PHASE_GENERATION);
+    }
+    fputs("</tbody></table></div>\n", to);
+}
+
 /* ---------------------------------------------------------------- findings */
 
 static void write_item(FILE *to, const char *name, const char *text)
@@ -124,6 +156,9 @@ static void write_findings(FILE *to, const wn_run *run)
         wn_summary_loss(run, run->replays[i], -1, text, sizeof text);
         write_item(to, run->replays[i]->name, text);
         wn_summary_excess(run, run->replays[i], text, sizeof text);
+        if (*text != '\0')
+            write_item(to, run->replays[i]->name, text);
+        wn_step_time_verdict(run->replays[i], run->replays[0], text, sizeof text);
         if (*text != '\0')
             write_item(to, run->replays[i]->name, text);
     }
@@ -224,6 +259,7 @@ static wn_status write_page(FILE *to, const wn_run *run, wn_error *error)
     wn_status status = WN_OK;
     write_head(to, run);
     write_table(to, run);
+    write_times(to, run);
     write_findings(to, run);
     write_plans(to, run);
     write_legend(to);

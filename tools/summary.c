@@ -1,6 +1,7 @@
 /* summary.c: the table and the sentences for people. */
 #include "tools/summary.h"
 
+#include "tools/step_time.h"
 #include "tools/table.h"
 
 #include <inttypes.h>
@@ -373,6 +374,13 @@ void wn_summary_print(const wn_run *run, FILE *to)
     fprintf(to,
             "\nMass kept and output error are of the %s rows, against dense, per row and head.\n",
             wn_run_first_row(run) > 0 ? "generated" : "prompt's");
+    fprintf(to, "\nWhere the time went, all layers together:\n");
+    wn_step_time_print(run->replays, run->count, to);
+    for (uint32_t i = 1; i < run->count; i++) {
+        wn_step_time_verdict(run->replays[i], run->replays[0], text, sizeof text);
+        if (*text != '\0')
+            print_wrapped(run->replays[i]->name, text, to);
+    }
     if (run->oracles != NULL && run->count > 1)
         print_oracle(run, to);
     if (run->count > 1)

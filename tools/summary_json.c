@@ -2,6 +2,8 @@
  * seconds and shares of 1. */
 #include "tools/summary.h"
 
+#include "tools/step_time.h"
+
 #include <jansson.h>
 #include <math.h>
 
@@ -41,10 +43,34 @@ static json_t *phase(const wn_counters *c)
         "dense_fallbacks", (json_int_t)c->dense_fallbacks);
 }
 
+/* Seconds, of all steps of a phase. */
+static json_t *parts(const wn_replay *replay, uint32_t phase, int32_t layer)
+{
+    const wn_step_time time = wn_step_time_measure(replay, phase, layer);
+    json_t *to = json_pack("{s:o}", "total", number(time.total));
+    for (int i = 0; i < WN_PART_COUNT; i++)
+        json_object_set_new(to, wn_part_names[i], number(time.part[i]));
+    json_object_set_new(to, "rest", number(time.rest));
+    return to;
+}
+
+static void add_times(json_t *to, const wn_run *run, const wn_replay *replay)
+{
+    char verdict[256];
+    const double steps = (double)replay->steps;
+    wn_step_time_verdict(replay, run->replays[0], verdict, sizeof verdict);
+    json_object_set_new(to, "ms_per_prompt", number(1e3 * replay->context_seconds));
+    json_object_set_new(to, "us_per_generated_token",
+                        steps > 0 ? number(1e6 * replay->generation_seconds / steps) : json_null());
+    json_object_set_new(to, "time_verdict", *verdict != '\0' ? json_string(verdict) : json_null());
+}
+
 static void add_common(json_t *to, const wn_run *run, const wn_replay *replay, int32_t layer)
 {
     const wn_trace *trace = run->trace;
     wn_cost cost = wn_cost_measure(replay, layer);
+    json_object_set_new(to, "context_parts_seconds", parts(replay, WN_PHASE_CONTEXT, layer));
+    json_object_set_new(to, "generation_parts_seconds", parts(replay, WN_PHASE_GENERATION, layer));
     json_object_set_new(to, "kept_bytes", number(cost.kept_bytes));
     json_object_set_new(to, "kept_share", number(cost.kept_share));
     json_object_set_new(to, "read_bytes_per_token", number(cost.read_bytes));
@@ -131,6 +157,7 @@ static json_t *method_figures(const wn_run *run, uint32_t index)
     json_object_set_new(to, "name", json_string(replay->name));
     json_object_set_new(to, "context_seconds", number(replay->context_seconds));
     json_object_set_new(to, "generation_seconds", number(replay->generation_seconds));
+    add_times(to, run, replay);
     json_object_set_new(to, "plan", json_string(replay->plan));
     add_common(to, run, replay, -1);
     add_oracle(to, run, index, -1);

@@ -27,11 +27,23 @@ int wn_avx512_bf16_runs_here(void);
 /* X(op, args type): the ops that this variant has. The variants above AVX-512 only have those that
  * their instructions make faster. */
 #if defined(__AVX512BF16__)
-#define WN_CPU_OPS(X)
+#define WN_CPU_OPS(X)                                                                              \
+    X(context, wn_attend_args)                                                                     \
+    X(generation, wn_attend_args) X(window_scores, wn_window_scores_args) X(mla, wn_mla_args)      \
+        X(indexer_topk, wn_indexer_topk_args)
 #elif defined(__AVX512VNNI__)
-#define WN_CPU_OPS(X)
+#define WN_CPU_OPS(X) X(indexer_topk, wn_indexer_topk_args)
 #else
-#define WN_CPU_OPS(X)
+#define WN_CPU_OPS(X)                                                                              \
+    X(append, wn_append_args)                                                                      \
+    X(compact, wn_compact_args) X(context, wn_attend_args) X(generation, wn_attend_args)           \
+        X(merge_states, wn_merge_states_args) X(window_scores, wn_window_scores_args)              \
+            X(pool_max, wn_pool_max_args) X(topk, wn_topk_args)                                    \
+                X(landmark_update, wn_landmark_update_args)                                        \
+                    X(landmark_scores, wn_landmark_scores_args) X(quantise, wn_quantise_args)      \
+                        X(dequantise, wn_dequantise_args) X(mla, wn_mla_args)                      \
+                            X(rope, wn_rope_args) X(hadamard, wn_hadamard_args)                    \
+                                X(indexer_topk, wn_indexer_topk_args)
 #endif
 
 #define WN_CPU_DECLARE(op, type) wn_status WN_CPU(op)(const type *args);

@@ -26,5 +26,6 @@ int wn_avx512_vnni_runs_here(void)
  * Intel's Sapphire Rapids it issues at a third of the rate and loses. */
 int wn_avx512_bf16_runs_here(void)
 {
-    return wn_avx512_runs_here() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd");
+    return wn_avx512_vnni_runs_here() && __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_is("amd");
 }

@@ -16,14 +16,19 @@ static void append_token(void *argument, int64_t token)
         return;
     int64_t page = slot / a->keys.tokens_per_page, place = slot % a->keys.tokens_per_page;
     double x[WN_MAX_HEAD_DIM], divisor = 1;
+    float greatest = wn_indexer_greatest_code(a->keys.dtype);
     for (int64_t d = 0; d < dim; d++)
         x[d] = wn_tensor_load(&a->k, token, d, 0);
     float *scale = wn_indexer_scale(&a->keys, page, place);
     if (scale != NULL)
-        divisor = *scale = wn_block_scale(a->scale_rule, wn_greatest_magnitude(x, dim),
-                                          a->least_amax, a->keys.dtype);
-    for (int64_t d = 0; d < dim; d++)
-        wn_store(wn_indexer_codes(&a->keys, page, place), a->keys.dtype, d, x[d] / divisor);
+        divisor = *scale = wn_block_scale_to(a->scale_rule, wn_greatest_magnitude(x, dim),
+                                             a->least_amax, greatest);
+    for (int64_t d = 0; d < dim; d++) {
+        double code = x[d] / divisor;
+        if (a->keys.dtype == WN_I8 && fabs(code) > greatest) /* infinities, denormal scales */
+            code = copysign(greatest, code);
+        wn_store(wn_indexer_codes(&a->keys, page, place), a->keys.dtype, d, code);
+    }
 }
 
 static wn_status check(const wn_indexer_append_args *a)

@@ -128,6 +128,26 @@ static double head_weight(const wn_indexer_topk_args *a, int64_t row, int64_t he
     return wn_tensor_load(&a->weights, row, head, 0) * q_scale * a->weight_scale;
 }
 
+/* One head of the query, and the factor of its dot products. */
+static double load_head(const wn_indexer_topk_args *a, int64_t row, int64_t head, double *vector)
+{
+    int64_t dim = a->keys.dim;
+    float amax = 0;
+    for (int64_t d = 0; d < dim; d++) {
+        vector[d] = wn_tensor_load(&a->q, row, head, d);
+        if (!isfinite(vector[d]))
+            amax = NAN;
+        else if (fabs(vector[d]) > amax) /* not if it is NaN */
+            amax = (float)fabs(vector[d]);
+    }
+    if (a->keys.dtype != WN_I8)
+        return head_weight(a, row, head);
+    float scale = wn_indexer_query_scale(amax);
+    for (int64_t d = 0; d < dim; d++)
+        vector[d] = isnan(scale) ? 0 : wn_indexer_query_code((float)vector[d], scale);
+    return head_weight(a, row, head) * scale;
+}
+
 /* Scores of one query with the keys of a strip. */
 static void score_strip(const wn_indexer_topk_args *a, int64_t row, const double *keys,
                         const double *scale, int64_t count, float *score)
@@ -135,9 +155,7 @@ static void score_strip(const wn_indexer_topk_args *a, int64_t row, const double
     int64_t dim = a->keys.dim;
     double vector[WN_MAX_HEAD_DIM], sum[STRIP] = {0};
     for (int64_t h = 0; h < a->q.shape[1]; h++) {
-        double weight = head_weight(a, row, h);
-        for (int64_t d = 0; d < dim; d++)
-            vector[d] = wn_tensor_load(&a->q, row, h, d);
+        double weight = load_head(a, row, h, vector);
         for (int64_t i = 0; i < count; i++) {
             double dot = wn_ref_dot(vector, keys + i * dim, dim);
             sum[i] += weight * (dot < 0 ? 0 : dot); /* NaN stays NaN */

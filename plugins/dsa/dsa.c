@@ -25,8 +25,8 @@ enum {
     NUM_FIELDS
 };
 
-static const char *const dtype_names[] = {"fp8", "bf16", "float8_e4m3", "bfloat16", NULL};
-static const uint32_t dtypes[] = {WN_F8_E4M3, WN_BF16, WN_F8_E4M3, WN_BF16};
+static const char *const dtype_names[] = {"fp8", "bf16", "int8", "float8_e4m3", "bfloat16", NULL};
+static const uint32_t dtypes[] = {WN_F8_E4M3, WN_BF16, WN_I8, WN_F8_E4M3, WN_BF16};
 static const char *const scale_names[] = {"power_of_two", "raw", NULL};
 static const uint32_t scale_rules[] = {WN_SCALE_POWER_OF_TWO, WN_SCALE_EXACT};
 
@@ -54,7 +54,9 @@ static const wn_config_field fields[NUM_FIELDS] = {
                              "query tokens scored at a time; bounds the workspace"),
     [SKIP_SHORT] = BOOL_FIELD("skip_indexer_for_short_seqs", "true",
                               "queries that see at most index_topk tokens take them unscored"),
-    [K_DTYPE] = ENUM_FIELD("indexer_k_dtype", dtype_names, "fp8", "how indexer keys are stored"),
+    [K_DTYPE] = ENUM_FIELD("indexer_k_dtype", dtype_names, "fp8",
+                           "how indexer keys are stored; int8: codes of seven bits, scored by "
+                           "integer arithmetic, fastest on CPUs"),
     [SCALE_FORMAT] = ENUM_FIELD("scale_format", scale_names, "power_of_two",
                                 "scales of fp8 vectors: rounded up to a power of two, or raw"),
     [HADAMARD] = BOOL_FIELD("hadamard", "false",

@@ -24,8 +24,8 @@ typedef struct dsa {
     uint32_t width;              /* entries of a selection's row: index_topk, or all there can be */
     uint32_t chunk;              /* query tokens per scoring call */
     uint32_t skip_short;         /* rows that see no more than width keys are not scored */
-    uint32_t key_dtype;          /* WN_F8_E4M3, WN_BF16; queries are scored in the same */
-    uint32_t scale_rule;         /* WN_SCALE_EXACT, WN_SCALE_POWER_OF_TWO */
+    uint32_t key_dtype;          /* WN_F8_E4M3, WN_BF16, WN_I8; queries are scored in the same */
+    uint32_t scale_rule;         /* of fp8: WN_SCALE_EXACT, WN_SCALE_POWER_OF_TWO */
     uint32_t hadamard;           /* 0 or 1 */
     uint32_t rope, rope_dim;     /* WN_ROPE_NONE: vectors come rotated */
     float rope_theta;            /* without rope_frequency */

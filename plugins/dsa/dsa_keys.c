@@ -12,8 +12,11 @@ static const char *layout_of(const dsa *self)
         {"dsa.indexer_keys.fp8.raw", "dsa.indexer_keys.fp8.raw.hadamard"},
         {"dsa.indexer_keys.fp8.pow2", "dsa.indexer_keys.fp8.pow2.hadamard"}};
     static const char *const bf16[2] = {"dsa.indexer_keys.bf16", "dsa.indexer_keys.bf16.hadamard"};
+    static const char *const int8[2] = {"dsa.indexer_keys.int8", "dsa.indexer_keys.int8.hadamard"};
     if (self->key_dtype == WN_BF16)
         return bf16[self->hadamard];
+    if (self->key_dtype == WN_I8)
+        return int8[self->hadamard];
     return fp8[self->scale_rule == WN_SCALE_POWER_OF_TWO][self->hadamard];
 }
 
@@ -117,7 +120,8 @@ wn_status dsa_observe(void *instance, const wn_step_args *args)
         .k = dsa_matrix(space.keys, WN_BF16, rows, self->dim),
         .slot = space.slot,
         .keys = dsa_keys(self, args),
-        .scale_rule = self->scale_rule,
+        /* A power of two would cost int8 up to one of its seven bits. */
+        .scale_rule = self->key_dtype == WN_I8 ? WN_SCALE_EXACT : self->scale_rule,
         .least_amax = DSA_LEAST_AMAX,
     };
     return args->ops->indexer_append(&append);

@@ -17,21 +17,28 @@ enum { RECORD_LAYER, RECORD_SEEN, RECORD_SLOTS };
 /* For one run of query tokens. */
 typedef struct select_space {
     uint16_t *q;      /* [chunk, heads, dim] bfloat16 */
-    uint8_t *codes;   /* likewise, e4m3; NULL for bfloat16 keys */
-    float *q_scale;   /* [chunk, heads]; NULL for bfloat16 keys */
+    uint8_t *codes;   /* likewise, e4m3; NULL for keys that are not e4m3 */
+    float *q_scale;   /* [chunk, heads]; likewise */
     float *weights;   /* [chunk, heads] */
     float *heap;      /* [chunk, width], the op's */
     int32_t *q_begin; /* [batch] first row of each request within the run */
     int32_t *q_len;   /* [batch] rows of each request that are scored in the run */
     int32_t *length;  /* [batch] keys that the last of them sees */
+    void *parts;      /* the op's, for long rows that threads share */
+    uint64_t part_bytes;
 } select_space;
+
+/* Rows that threads may share, all of them cut into as many parts as there can be. More rows keep
+ * threads busy as they are. */
+enum { SHARED_ROWS = 4, MOST_PARTS = 64 };
 
 static uint64_t place(const dsa *self, uint32_t batch, uint64_t rows, void *workspace,
                       select_space *out)
 {
     const uint64_t chunk = rows < self->chunk ? rows : self->chunk;
     const uint64_t vectors = chunk * self->heads, channels = vectors * self->dim;
-    const int quantised = self->key_dtype != WN_BF16;
+    const uint64_t shared = rows < SHARED_ROWS ? rows : SHARED_ROWS;
+    const int quantised = self->key_dtype == WN_F8_E4M3; /* int8 keys: the op rounds queries */
     dsa_space space = {workspace, 0};
     out->q = dsa_take(&space, channels * sizeof *out->q);
     out->codes = quantised ? dsa_take(&space, channels) : NULL;
@@ -41,6 +48,8 @@ static uint64_t place(const dsa *self, uint32_t batch, uint64_t rows, void *work
     out->q_begin = dsa_take(&space, batch * sizeof *out->q_begin);
     out->q_len = dsa_take(&space, batch * sizeof *out->q_len);
     out->length = dsa_take(&space, batch * sizeof *out->length);
+    out->part_bytes = shared * MOST_PARTS * (8 * (uint64_t)self->width + 64);
+    out->parts = dsa_take(&space, out->part_bytes);
     return space.used;
 }
 
@@ -183,6 +192,8 @@ static wn_status score_run(dsa *self, const wn_step_args *args, int64_t rows,
         .indices = dsa_matrix(slots, WN_I32, rows, self->width),
         .workspace = space->heap,
         .nan_count = &self->nan_scores,
+        .part_workspace = space->parts,
+        .part_workspace_bytes = (int64_t)space->part_bytes,
     };
     return args->ops->indexer_topk(&topk);
 }

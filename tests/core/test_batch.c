@@ -286,6 +286,62 @@ static void step_memory_is_planned(void)
     CU_ASSERT_EQUAL(plan[2].workspace_bytes - plan[0].workspace_bytes, 2 * 1280);
 }
 
+/* What the attend ops were lent, in the order of the calls. */
+static struct {
+    uint8_t *data[4];
+    int64_t bytes;
+    uint32_t calls;
+} lent;
+
+static wn_status note_room(const wn_attend_args *args)
+{
+    memset(args->workspace, 0xa5, (size_t)args->workspace_bytes);
+    lent.bytes = args->workspace_bytes;
+    lent.data[lent.calls++] = args->workspace;
+    return WN_OK;
+}
+
+/* Both phases, two batches side by side: room of the size that ops.h names, each batch its own. */
+static void attention_has_room_for_partial_results(void)
+{
+    check_engine c = {0};
+    wn_batch *batch[2];
+    wn_memory_plan plan;
+    check_open(&c, "", &small);
+    wn_ops table = *c.engine->ops;
+    table.context = table.generation = note_room;
+    c.engine->ops = &table;
+    float q[2 * 48] = {0}, k[2 * 16] = {0}, out[2 * 48];
+    memset(&lent, 0, sizeof lent);
+    for (uint32_t i = 0; i < 2; i++) {
+        wn_batch_item items[2];
+        for (uint32_t n = 0; n < 2; n++) {
+            items[n] = item_of(0, 1, n == 0 ? WN_ITEM_CONTEXT : 0);
+            wn_sequence_create(c.engine, &items[n].sequence);
+        }
+        CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, items, 2, &batch[i]), WN_OK);
+        wn_tensor kv = wn_tensor_make(k, WN_F32, 3, (int64_t[]){2, 2, 8});
+        CU_ASSERT_EQUAL(
+            wn_attention(batch[i], 0,
+                         WN_ARGS(wn_attention_args,
+                                 .q = wn_tensor_make(q, WN_F32, 3, (int64_t[]){2, 6, 8}), .k = kv,
+                                 .v = kv,
+                                 .out = wn_tensor_make(out, WN_F32, 3, (int64_t[]){2, 6, 8}))),
+            WN_OK);
+    }
+    CU_ASSERT_EQUAL(lent.calls, 4);
+    CU_ASSERT_EQUAL(lent.bytes, 4 * 64 * 6 * (8 + 16) * 4);
+    CU_ASSERT(lent.data[0] == lent.data[1] && lent.data[2] == lent.data[3]);
+    CU_ASSERT(lent.data[0] + lent.bytes <= lent.data[2] ||
+              lent.data[2] + lent.bytes <= lent.data[0]);
+    CU_ASSERT_EQUAL((uintptr_t)lent.data[0] % 64, 0);
+    wn_engine_memory(c.engine, &plan);
+    CU_ASSERT(plan.workspace_bytes > (uint64_t)lent.bytes);
+    for (uint32_t i = 0; i < 2; i++)
+        CU_ASSERT_EQUAL(wn_batch_abort(batch[i]), WN_OK);
+    check_close(&c);
+}
+
 WN_SUITE("core.batch", {"bad items are refused", bad_items_are_refused},
          {"out of pages harms nobody", out_of_pages_harms_nobody},
          {"a sequence is in one batch", a_sequence_is_in_one_batch},
@@ -293,4 +349,5 @@ WN_SUITE("core.batch", {"bad items are refused", bad_items_are_refused},
          {"pools follow their pages", pools_follow_their_pages},
          {"choices can be read", choices_can_be_read},
          {"step memory lives as long as the step", step_memory_lives_as_long_as_the_step},
-         {"step memory is planned", step_memory_is_planned})
+         {"step memory is planned", step_memory_is_planned},
+         {"attention has room for partial results", attention_has_room_for_partial_results})

@@ -4,6 +4,7 @@
 
 #include "winnow/winnow.h"
 
+#include <omp.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -72,5 +73,24 @@ static void from_many_threads(void)
     }
 }
 
+/* A host that calls from a parallel region of its own, or that allows one thread. */
+static void where_there_are_no_threads_to_have(void)
+{
+    int failures = 0;
+#pragma omp parallel num_threads(3) reduction(+ : failures)
+    {
+        tally *t = malloc(sizeof *t);
+        failures += t == NULL || !run(wn_executor_default(), t, 100);
+        free(t);
+    }
+    CU_ASSERT_EQUAL(failures, 0);
+    const int usual = omp_get_max_threads();
+    static tally t;
+    omp_set_num_threads(1);
+    CU_ASSERT(run(wn_executor_default(), &t, 100));
+    omp_set_num_threads(usual);
+}
+
 WN_SUITE("core.executor", {"each index once", each_index_once},
-         {"from many threads", from_many_threads})
+         {"from many threads", from_many_threads},
+         {"where there are no threads to have", where_there_are_no_threads_to_have})

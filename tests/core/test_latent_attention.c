@@ -171,11 +171,13 @@ static void it_does_what_context_does(void)
 {
     static float out[2][ROWS * OUT], lse[2][ROWS * HEADS];
     uint64_t random = wn_test_seed();
-    for (uint32_t i = 0; i < 16; i++) {
+    for (uint32_t i = 0; i < 24; i++) {
         static bench x;
         static int32_t limit[ROWS], request[ROWS], count[ROWS];
         const wn_latent_rows rows = {limit, request, count};
-        make_bench(&x, 1 + i % 4, i / 4 % 2, i / 8, &random);
+        make_bench(&x, 1 + i % 4, i / 4 % 2, i / 8 % 2, &random);
+        if (i >= 16)
+            x.args.selection = NULL;
         CU_ASSERT(wn_latent_attention_takes(&x.args));
         for (uint32_t way = 0; way < 2; way++) {
             for (size_t n = 0; n < ROWS * OUT; n++)
@@ -204,7 +206,9 @@ static void what_mla_cannot_do_is_refused(void)
     make_bench(&x, 1, 0, 1, &random);
 #define TAKES(change) (make_bench(&x, 1, 0, 1, &random), change, wn_latent_attention_takes(&x.args))
     CU_ASSERT(TAKES(x.args.causal = 1));
-    CU_ASSERT(!TAKES(x.args.selection = NULL));
+    CU_ASSERT(TAKES(x.args.selection = NULL));
+    CU_ASSERT(TAKES((x.args.selection = NULL, x.args.granularity = WN_GRANULARITY_PAGE)));
+    CU_ASSERT(!TAKES(x.args.causal = 0));
     CU_ASSERT(!TAKES(x.selection.block_size = 2));
     CU_ASSERT(!TAKES(x.args.tile = &tile));
     CU_ASSERT(!TAKES(x.args.granularity = WN_GRANULARITY_PAGE));
@@ -262,7 +266,7 @@ static void without_a_selection_it_is_dense(void)
             CU_ASSERT(distance_to(&c, &text, 1, 24 + (t - 24) / 2, 25 + (t - 24) / 2, 0, out, lse) <
                       BOUND);
         }
-        CU_ASSERT(seen.mla == 0 && seen.others > 0);
+        CU_ASSERT(seen.mla == 7 * LAYERS && seen.others == 0 && seen.rows == 30 * LAYERS);
         wn_memory_plan memory;
         wn_engine_memory(c.engine, &memory);
         CU_ASSERT(memory.v_bytes == 0 && memory.scale_bytes == 0);
@@ -270,6 +274,61 @@ static void without_a_selection_it_is_dense(void)
         check_erase(&text);
         check_close(&c);
     }
+}
+
+/* Three requests with room between the phases: what mla's way counts is what a layer with one KV
+ * head and V apart counts, and so are the numbers. */
+static void dense_counts_are_those_of_the_other_ops(void)
+{
+    enum { N = 3, TOTAL = 170 };
+    const uint32_t now[N] = {129, 1, 40};
+    const uint32_t flags[N] = {WN_ITEM_CONTEXT, 0, WN_ITEM_CONTEXT};
+    static float out[2][TOTAL * OUT], lse[2][TOTAL * HEADS];
+    static const float sinks[HEADS] = {0.5f, -3, 2, 0, -INFINITY, 1};
+    wn_attend_counters heads[2][WN_PHASE_COUNT][HEADS] = {0};
+    uint64_t random = wn_test_seed();
+    const wn_model model = latent_model();
+    check_text text = check_write(&model, TOTAL, &random);
+    for (uint32_t mla = 0; mla < 2; mla++) {
+        check_engine c = {.model = model};
+        wn_ops table;
+        wn_batch *batch;
+        wn_batch_item items[N];
+        c.model.mla = mla;
+        check_open(
+            &c, "",
+            &(wn_engine_options){.struct_size = WN_SIZEOF(wn_engine_options), .max_tokens = 512});
+        for (uint32_t i = 0; i < N; i++) {
+            items[i] = (wn_batch_item){.struct_size = WN_SIZEOF(wn_batch_item),
+                                       .flags = flags[i],
+                                       .num_tokens = (int32_t)now[i]};
+            wn_sequence_create(c.engine, &items[i].sequence);
+        }
+        check_step(&c, items[1].sequence, &text, 0, 70, WN_ITEM_CONTEXT, NULL, NULL);
+        watch(&c, &table);
+        CU_ASSERT_EQUAL_FATAL(wn_batch_begin(c.engine, items, N, &batch), WN_OK);
+        wn_attention_args a = {
+            .struct_size = WN_SIZEOF(wn_attention_args),
+            .q = wn_tensor_make(text.q, WN_F32, 3, (int64_t[]){TOTAL, HEADS, DIM}),
+            .k = wn_tensor_make(text.k, WN_F32, 3, (int64_t[]){TOTAL, 1, DIM}),
+            .out = wn_tensor_make(out[mla], WN_F32, 3, (int64_t[]){TOTAL, HEADS, V_DIM}),
+            .lse = wn_tensor_make(lse[mla], WN_F32, 2, (int64_t[]){TOTAL, HEADS}),
+            .sinks = sinks};
+        if (!mla)
+            a.v = wn_tensor_make(text.v, WN_F32, 3, (int64_t[]){TOTAL, 1, V_DIM});
+        CU_ASSERT_EQUAL(wn_attention(batch, 1, &a), WN_OK);
+        CU_ASSERT_EQUAL(seen.mla, mla ? 3 : 0); /* two runs of prompts, one of generation */
+        for (uint32_t p = 0; p < WN_PHASE_COUNT; p++)
+            wn_engine_head_counters(c.engine, 1, p, heads[mla][p], HEADS);
+        wn_batch_abort(batch);
+        check_close(&c);
+    }
+    CU_ASSERT(memcmp(heads[0], heads[1], sizeof heads[0]) == 0);
+    /* 129 and 40 tokens, and the 70 before them, in tiles of 64 queries by 64 keys. */
+    CU_ASSERT(heads[1][WN_PHASE_CONTEXT][HEADS - 1].tiles_seen == 1 + 2 + 3 + 1 + 1 + 2);
+    CU_ASSERT(apart(out[0], out[1], TOTAL * OUT) < 1e-6);
+    CU_ASSERT(apart(lse[0], lse[1], TOTAL * HEADS) < 1e-6);
+    check_erase(&text);
 }
 
 static void selected_tokens_go_through_mla(void)
@@ -476,7 +535,7 @@ static void records_are_close(void)
         const int32_t keys[] = {2, 3, 4, 5, 6};
         check_dense(&c.model, &text, 0, T, i == 2 ? keys : NULL, 5, CHECK_ALL_HEADS, o, l);
         CU_ASSERT(check_distance(out, o, 2 * LATENT) < 0.15);
-        CU_ASSERT_EQUAL(seen.mla > 0, i == 1);
+        CU_ASSERT(seen.mla > 0 && seen.others == 0);
         wn_counters n;
         wn_engine_counters(c.engine, 0, WN_PHASE_GENERATION, &n);
         CU_ASSERT(n.k_bytes_read == (i == 2 ? 5u : T + 1u) * 656 && n.v_bytes_read == 0);
@@ -585,6 +644,7 @@ static void bad_arguments_are_named(void)
 WN_SUITE("core.latent_attention", {"it does what context does", it_does_what_context_does},
          {"what mla cannot do is refused", what_mla_cannot_do_is_refused},
          {"without a selection it is dense", without_a_selection_it_is_dense},
+         {"dense counts are those of the other ops", dense_counts_are_those_of_the_other_ops},
          {"selected tokens go through mla", selected_tokens_go_through_mla},
          {"a mixed step equals each alone", a_mixed_step_equals_each_alone},
          {"every way gives the same", every_way_gives_the_same},

@@ -7,7 +7,14 @@
 #include "check.h"
 
 /* What a case has besides random shapes, masks and transforms. */
-enum { WN_CASE_SELECTION = 1, WN_CASE_POLICY = 2, WN_CASE_COUNTERS = 4, WN_CASE_PLAIN = 8 };
+enum {
+    WN_CASE_SELECTION = 1,
+    WN_CASE_POLICY = 2,
+    WN_CASE_COUNTERS = 4,
+    WN_CASE_PLAIN = 8,
+    WN_CASE_LONG = 16,  /* thousands of keys, around multiples of 1024: what is cut into parts */
+    WN_CASE_BLOCKS = 32 /* hundreds of keys and queries, around multiples of 64: several blocks */
+};
 
 enum { WN_CASE_BATCH = 5 };
 
@@ -23,6 +30,9 @@ typedef struct wn_attend_case {
     /* Expected. out is [rows][heads][v_dim], lse [rows][heads]; rows that belong to no request are
      * not `used`. */
     double *out, *lse;
+    /* How far a variant in floats may be off beyond the table of tolerances: the scores' rounding,
+     * which is absolute and grows with the operands, as it comes out in each result. */
+    double *out_error, *lse_error;
     bool *used;
     wn_attend_counters *counters; /* [heads or KV heads] */
     bool ambiguous;               /* a vote hangs on rounding: the case says nothing about tiles */

@@ -64,10 +64,11 @@ static void compare_record(wn_check *check, const uint8_t *record, int64_t slot,
         compare_code(check, record + 528, WN_BF16, i, slot, x[512 + i], 1e-6 * fabs(x[512 + i]));
 }
 
-/* Compares one stored vector with what it should stand for: an element may be half a code off
- * (and, where sin and cos are less exact than here, by a little more). */
+/* Compares one stored vector with what it should stand for: an element may be half a code off, and,
+ * where it is rotated and sin and cos are less exact than here, by a little more. */
 static void compare_stored(wn_check *check, const wn_append_args *args, const wn_kv_view *view,
-                           const char *name, int64_t slot, int64_t head, const double *x)
+                           const char *name, int64_t slot, int64_t head, const double *x,
+                           bool is_rotated)
 {
     int64_t page = slot / args->tokens_per_page, place = slot % args->tokens_per_page;
     double scale = view->tensor_scale, greatest = 0;
@@ -89,11 +90,12 @@ static void compare_stored(wn_check *check, const wn_append_args *args, const wn
                           (long long)slot, stored, wanted);
         scale *= stored;
     }
+    double error = is_rotated ? 1e-6 * greatest : 0;
     for (uint32_t d = 0; d < view->dim; d++) {
         int64_t at = wn_check_element(view, args->tokens_per_page, page, head, place, d);
         double code = wn_check_load(view->data, view->dtype, at);
-        double low = wn_check_round(view->dtype, (x[d] - 1e-6 * greatest) / scale);
-        double high = wn_check_round(view->dtype, (x[d] + 1e-6 * greatest) / scale);
+        double low = wn_check_round(view->dtype, (x[d] - error) / scale);
+        double high = wn_check_round(view->dtype, (x[d] + error) / scale);
         if (!(code >= low && code <= high))
             wn_check_fail(check,
                           "%s: slot %lld, head %lld, element %u is code %.9g, expected "
@@ -166,11 +168,12 @@ static void compare_append(wn_check *check, const wn_append_args *args, const wn
         }
         for (int64_t h = 0; h < args->k.shape[1] && args->slot[t] >= 0; h++) {
             rotate_oracle(args, &args->k, t, h, x);
-            compare_stored(check, args, &args->k_cache, "k", args->slot[t], h, x);
+            compare_stored(check, args, &args->k_cache, "k", args->slot[t], h, x,
+                           args->rope != WN_ROPE_NONE);
             for (int64_t d = 0; d < args->v.shape[2]; d++)
                 x[d] = wn_check_at(&args->v, t, h, d, 0);
             if (args->v.data != NULL)
-                compare_stored(check, args, &args->v_cache, "v", args->slot[t], h, x);
+                compare_stored(check, args, &args->v_cache, "v", args->slot[t], h, x, false);
             if (args->key_position != NULL)
                 wn_check_equal(check, "key_position", args->slot[t],
                                args->key_position[args->slot[t] / args->tokens_per_page *
@@ -180,6 +183,17 @@ static void compare_append(wn_check *check, const wn_append_args *args, const wn
                                args->position[t]);
         }
     }
+}
+
+/* [tokens, heads, dim], channels side by side or every second number. */
+static wn_tensor draw_tokens(wn_check *check, uint32_t dtype, wn_data_kind kind, int64_t tokens,
+                             int64_t heads, int64_t dim)
+{
+    int64_t apart = 1 + (wn_random_below(&check->random, 5) == 0);
+    wn_tensor t = wn_check_tensor(check, dtype, kind, 3, (int64_t[]){tokens, heads, dim * apart});
+    t.shape[2] = dim;
+    t.stride[2] = apart;
+    return t;
 }
 
 /* The cache, its tokens and all arguments but rope. Every second case rotates q in place; *q_before
@@ -207,12 +221,10 @@ static void make_append(wn_check *check, uint32_t dtype, const wn_cache_shape *s
         position[t] = (int32_t)wn_random_below(&check->random, 100000);
     args->slot = slot;
     args->position = position;
-    int64_t k_shape[] = {num_tokens, heads, shape->k_dim};
-    int64_t v_shape[] = {num_tokens, heads, shape->v_dim};
     int64_t q_shape[] = {num_tokens, q_heads, shape->k_dim};
-    args->k = wn_check_tensor(check, dtype, shape->kind, 3, k_shape);
+    args->k = draw_tokens(check, dtype, shape->kind, num_tokens, heads, shape->k_dim);
     if (shape->layout != WN_CHECK_MLA)
-        args->v = wn_check_tensor(check, dtype, shape->kind, 3, v_shape);
+        args->v = draw_tokens(check, dtype, shape->kind, num_tokens, heads, shape->v_dim);
     args->q = *q_before = wn_check_tensor(check, dtype, shape->kind, 3, q_shape);
     args->q_out = wn_check_tensor_out(check, dtype, 3, q_shape);
     if (check->cases % 2 == 0)
@@ -255,11 +267,13 @@ static void refuse_append(wn_check *check, const wn_append_args *good)
     WN_CHECK_REFUSED(check, append, args, WN_EUNSUPPORTED);
 }
 
-static void append_case(wn_check *check, uint32_t dtype, uint32_t cache_dtype)
+static void append_case(wn_check *check, uint32_t dtype, uint32_t cache_dtype, bool wide)
 {
     int32_t lengths[4];
     wn_check_case(check, "dtype %u into %u", dtype, cache_dtype);
-    wn_cache_shape shape = wn_check_cache_shape(check, cache_dtype, lengths, 40);
+    wn_cache_shape shape = wn_check_cache_shape(check, cache_dtype, lengths, wide ? 12 : 40);
+    if (wide)
+        wn_check_widen(check, &shape);
     wn_check_cache cache;
     wn_append_args args;
     wn_tensor q_before;
@@ -309,10 +323,10 @@ static void half_case(wn_check *check, bool only_q)
 
 void wn_check_append(wn_check *check)
 {
-    for (int repeat = 0; repeat < 5; repeat++)
+    for (int repeat = 0; repeat < 8; repeat++)
         for (int i = 0; i < 3; i++)
             for (int j = 0; j < 5; j++)
-                append_case(check, activations[i], cache_dtypes[j]);
+                append_case(check, activations[i], cache_dtypes[j], repeat % 2);
     for (int repeat = 0; repeat < 8; repeat++)
         half_case(check, repeat % 2);
 }

@@ -75,9 +75,11 @@ static void batch_invariance(wn_check *check, bool by_kv_head, int count)
         wn_attend_case c;
         wn_check_case(check, "alone as in the batch, number %d", i);
         wn_attend_case_make(check, &c, by_kv_head,
-                            i % 3 == 0   ? WN_CASE_SELECTION
-                            : i % 3 == 1 ? WN_CASE_POLICY
-                                         : 0);
+                            (i % 3 == 0   ? WN_CASE_SELECTION
+                             : i % 3 == 1 ? WN_CASE_POLICY
+                                          : 0) |
+                                (by_kv_head && i % 6 > 4 ? WN_CASE_LONG : 0) |
+                                (!by_kv_head && i % 4 == 3 ? WN_CASE_BLOCKS : 0));
         run(&c);
         for (int64_t b = 0; b < c.args.kv.batch; b++) {
             wn_attend_args one = one_request(&c, b);
@@ -87,6 +89,38 @@ static void batch_invariance(wn_check *check, bool by_kv_head, int count)
             wn_check_equal(check, "status", b, call(&c, &one), WN_OK);
             compare_request(&c, &one, one.q_begin[0], one.q_len[0]);
         }
+        wn_attend_case_free(&c);
+    }
+}
+
+/* Room for the results of parts changes who computes what, and no bit. */
+static void workspace_changes_nothing(wn_check *check, int count)
+{
+    for (int i = 0; i < count; i++) {
+        wn_attend_case c;
+        wn_check_case(check, "workspace, number %d", i);
+        wn_attend_case_make(check, &c, true,
+                            WN_CASE_LONG | WN_CASE_COUNTERS | (i % 2 ? WN_CASE_SELECTION : 0));
+        run(&c);
+        wn_attend_case_compare(&c);
+        int64_t all = 64 * c.rows * c.heads * (c.v_dim + 16) * 4;
+        void *room = malloc((size_t)all);
+        for (uint32_t t = 0; t < 9 && room != NULL; t++) {
+            wn_attend_args shared = c.args;
+            memset(room, 0xff, (size_t)all); /* its contents are undefined */
+            shared.executor = wn_check_executor(1 + t % 3);
+            shared.error = NULL;
+            shared.counters = NULL;
+            shared.workspace = room;
+            shared.workspace_bytes = t < 3 ? all : all / (t < 6 ? 33 : 100);
+            shared.out.data = wn_check_output(check, (size_t)c.out_elements *
+                                                         wn_check_bytes_of(c.args.out.dtype));
+            shared.lse.data = NULL;
+            wn_check_equal(check, "status", t, call(&c, &shared), WN_OK);
+            for (uint32_t b = 0; b < c.args.kv.batch; b++)
+                compare_request(&c, &shared, c.args.q_begin[b], c.args.q_len[b]);
+        }
+        free(room);
         wn_attend_case_free(&c);
     }
 }
@@ -167,7 +201,10 @@ static void infinite_threshold_is_dense(wn_check *check, bool by_kv_head, int co
     for (int i = 0; i < count; i++) {
         wn_attend_case c;
         wn_check_case(check, "threshold -inf is dense, number %d", i);
-        wn_attend_case_make(check, &c, by_kv_head, i % 2 ? WN_CASE_SELECTION : 0);
+        wn_attend_case_make(check, &c, by_kv_head,
+                            (i % 2 ? WN_CASE_SELECTION : 0) |
+                                (by_kv_head && i % 6 > 3 ? WN_CASE_LONG : 0) |
+                                (!by_kv_head && i % 4 > 1 ? WN_CASE_BLOCKS : 0));
         run(&c);
         float threshold[WN_CASE_BATCH];
         for (int b = 0; b < WN_CASE_BATCH; b++)
@@ -293,11 +330,15 @@ static void all(wn_check *check, bool by_kv_head)
     random_cases(check, by_kv_head, WN_CASE_SELECTION | WN_CASE_COUNTERS, 40);
     random_cases(check, by_kv_head, WN_CASE_POLICY | WN_CASE_COUNTERS, 40);
     random_cases(check, by_kv_head, WN_CASE_SELECTION | WN_CASE_POLICY | WN_CASE_COUNTERS, 40);
+    for (uint32_t wanted = 0; wanted < 4 && !by_kv_head; wanted++)
+        random_cases(check, by_kv_head, wanted | WN_CASE_BLOCKS | WN_CASE_COUNTERS, 5);
     batch_invariance(check, by_kv_head, 12);
     thresholds_are_monotone(check, by_kv_head, 12);
     infinite_threshold_is_dense(check, by_kv_head, 12);
-    if (by_kv_head)
+    if (by_kv_head) {
         two_passes_skip_more(check, 12);
+        workspace_changes_nothing(check, 8);
+    }
     dropped_mass(check, by_kv_head, 12);
     refusals(check, by_kv_head);
 }

@@ -24,23 +24,30 @@ static void *zeroed(size_t count, size_t size)
 static const uint32_t activations[] = {WN_F32, WN_F16, WN_BF16};
 
 /* Batches of 0, 1, 3 and 5, mostly short; head dims that matter. */
-static void make_cache(wn_attend_case *c)
+static void make_cache(wn_attend_case *c, bool long_ones, bool blocks)
 {
     static const uint32_t dtypes[] = {WN_F32, WN_F16, WN_BF16, WN_F8_E4M3, WN_I8};
     static const uint32_t batches[] = {0, 1, 3, 3, 5, 5, 1};
-    static const uint32_t dims[] = {1, 8, 40, 64, 80, 128, 200};
+    static const uint32_t dims[] = {1, 8, 40, 64, 72, 80, 96, 112, 128, 200, 256};
+    static const int32_t edges[] = {0, 1024, 2048, 2048, 4096, 6144};
     int32_t length[WN_CASE_BATCH] = {0};
     wn_cache_shape shape = wn_check_cache_shape(c->check, dtypes[below(c, 5)], length, 90);
     bool records =
         shape.layout == WN_CHECK_MLA && shape.dtype == WN_F8_E4M3; /* large as they are */
     if (!records)
-        shape.batch = batches[below(c, 7)];
+        shape.batch = long_ones || blocks ? 1 + below(c, 2) : batches[below(c, 7)];
     for (uint32_t b = 0; b < shape.batch; b++)
         length[b] = (int32_t)(below(c, 6) == 0 ? below(c, 3) : below(c, records ? 25 : 90));
+    for (uint32_t b = 0; b < shape.batch && long_ones && !records; b++)
+        length[b] = edges[below(c, 6)] + (int32_t)below(c, 3) - (b > 0);
+    for (uint32_t b = 0; b < shape.batch && blocks && !records; b++)
+        length[b] = (int32_t)(64 * below(c, 6) + below(c, 3)) - 1;
+    for (uint32_t b = 0; b < shape.batch; b++)
+        length[b] = length[b] < 0 ? 0 : length[b];
     if (below(c, 2) && shape.layout != WN_CHECK_VEC && !records)
-        shape.k_dim = dims[below(c, 7)];
+        shape.k_dim = dims[below(c, long_ones || blocks ? 3 : 11)];
     if (below(c, 2) && !records)
-        shape.v_dim = dims[below(c, 7)];
+        shape.v_dim = dims[below(c, long_ones || blocks ? 3 : 11)];
     if (shape.layout == WN_CHECK_MLA && shape.v_dim > shape.k_dim)
         shape.v_dim = shape.k_dim;
     shape.tensor_scale = shape.token_scales || below(c, 2) ? shape.tensor_scale : 0.25f;
@@ -55,7 +62,7 @@ static void make_cache(wn_attend_case *c)
     a->softmax_scale = (float)(size * (0.5 + below(c, 3)) / sqrt(shape.k_dim));
 }
 
-static void make_requests(wn_attend_case *c)
+static void make_requests(wn_attend_case *c, bool blocks)
 {
     wn_attend_args *a = &c->args;
     uint32_t batch = a->kv.batch;
@@ -66,7 +73,10 @@ static void make_requests(wn_attend_case *c)
     for (uint32_t k = 0; k < batch; k++) {
         uint32_t b = forwards ? k : batch - 1 - k;
         begin[b] = (int32_t)c->rows;
-        len[b] = (int32_t)(below(c, 6) == 0 ? below(c, 2) : below(c, c->by_kv_head ? 5 : 40));
+        len[b] = (int32_t)(below(c, 6) == 0 ? below(c, 2)
+                                            : below(c, c->by_kv_head ? 5
+                                                       : blocks      ? 130
+                                                                     : 40));
         c->rows += len[b] + below(c, 3);
     }
     a->q_begin = begin;
@@ -101,13 +111,13 @@ static wn_tensor strided(wn_attend_case *c, uint32_t dtype, uint32_t ndim, int64
     return t;
 }
 
-static void make_tensors(wn_attend_case *c)
+static void make_tensors(wn_attend_case *c, bool blocks)
 {
-    static const uint32_t groups[] = {1, 3, 4, 5, 7, 8};
+    static const uint32_t groups[] = {1, 3, 4, 5, 7, 8, 2, 6, 16};
     wn_attend_args *a = &c->args;
     uint32_t dtype = activations[below(c, 3)];
     int64_t elements;
-    c->group = groups[below(c, 6)];
+    c->group = groups[below(c, blocks ? 3 : 9)];
     c->heads = c->group * a->kv.num_kv_heads;
     a->q = strided(c, dtype, 3, c->k_dim, false, &elements);
     uint64_t seed = wn_random(random_of(c));
@@ -322,11 +332,30 @@ static double score_of(const wn_attend_case *c, const head_data *x, int64_t b, i
     return a->soft_cap > 0 ? a->soft_cap * tanh(s / a->soft_cap) : s;
 }
 
+/* How far a score may be off that is summed in floats: the dot product's partial sums of every
+ * eighth channel and the folds of those, in units of the last place of the sum of magnitudes; the
+ * roundings of ALiBi's term, of the soft cap and of the score itself in base 2. */
+static double score_error(const wn_attend_case *c, const head_data *x, int64_t b, int64_t i,
+                          int64_t h, int64_t j, double score)
+{
+    double sum = 0, error = 0x1p-22 * fabs(score) + 0x1p-22 * (double)c->args.soft_cap;
+    for (int64_t d = 0; d < c->k_dim; d++)
+        sum +=
+            fabs(wn_check_at(&c->args.q, c->args.q_begin[b] + i, h, d, 0) * x->k[j * c->k_dim + d]);
+    error += ((double)c->k_dim / 8 + 8) * 0x1p-24 * sum * fabs((double)c->args.softmax_scale);
+    if (c->args.alibi_slopes != NULL)
+        error += 0x1p-22 * fabs((double)c->args.alibi_slopes[h] *
+                                (double)(x->position[j] - query_position(c, b, i)));
+    return error;
+}
+
 /* Queries that vote together: tokens [first, end), heads [head, head + heads). */
 typedef struct unit {
     int64_t b, g, first, end, head, heads, voting_head, length;
     double *score; /* [rows][length], NaN: not seen */
-    bool *kept;    /* [length] no vote left it out */
+    double *error; /* [rows][length] of the scores */
+    double greatest_error;
+    bool *kept; /* [length] no vote left it out */
 } unit;
 
 static bool is_two_pass(const wn_attend_case *c)
@@ -362,7 +391,7 @@ static bool tile_is_dropped(wn_attend_case *c, const head_data *x, const unit *u
         if (top == -INFINITY)
             continue;
         double gap = top - fmax(top, tile_greatest(c, x, u, r, tile, true));
-        c->ambiguous |= fabs(gap - threshold) < 1e-3;
+        c->ambiguous |= fabs(gap - threshold) < 1e-3 + 2 * u->greatest_error;
         agreed = agreed && gap < threshold;
     }
     return agreed;
@@ -394,6 +423,36 @@ static void vote_on_tiles(wn_attend_case *c, const head_data *x, unit *u)
     }
 }
 
+/* With scores s_j + e_j, |e_j| <= error_j, in place of s_j, weights w_j become w_j e^(e_j) / sum of
+ * w_i e^(e_i): the output moves by sum w_j (e^(e_j) - 1) (v_j - out) / sum w_i e^(e_i), to which a
+ * sink adds a value of 0 without error. The sum of w_j v_j is one of floats too: n roundings add up
+ * like a random walk, in units of the last place of the sum of magnitudes; a weight has a few more
+ * of its own. */
+static void expect_errors(wn_attend_case *c, const head_data *x, const unit *u, int64_t r,
+                          double lse)
+{
+    int64_t row = c->args.q_begin[u->b] + u->first + r / u->heads, h = u->head + r % u->heads;
+    const double *out = c->out + (row * c->heads + h) * c->v_dim;
+    double *error = c->out_error + (row * c->heads + h) * c->v_dim, low = 0, high = 0, seen = 0;
+    double rounding = (8 + 2 * sqrt((double)u->length)) * 0x1p-24;
+    for (int64_t j = 0; j < u->length; j++) {
+        double score = u->score[r * u->length + j], e = u->error[r * u->length + j];
+        if (!u->kept[j] || isnan(score))
+            continue;
+        double weight = exp(score - lse), more = fmin(expm1(e), 1e30);
+        seen += weight;
+        low += weight * exp(-e);
+        high += weight * more;
+        for (int64_t d = 0; d < c->v_dim; d++)
+            error[d] += weight * more * fabs(x->v[j * c->v_dim + d] - out[d]) +
+                        weight * rounding * fabs(x->v[j * c->v_dim + d]);
+    }
+    low += fmax(1 - seen, 0); /* the sink */
+    for (int64_t d = 0; d < c->v_dim; d++)
+        error[d] /= low;
+    c->lse_error[row * c->heads + h] = fmax(-log(low), log1p(high));
+}
+
 static void expect_row(wn_attend_case *c, const head_data *x, const unit *u, int64_t r)
 {
     int64_t i = u->first + r / u->heads, h = u->head + r % u->heads;
@@ -418,6 +477,7 @@ static void expect_row(wn_attend_case *c, const head_data *x, const unit *u, int
         for (int64_t d = 0; d < c->v_dim && u->kept[j] && !isnan(score[j]); d++)
             out[d] += exp(score[j] - top) / sum * x->v[j * c->v_dim + d];
     c->lse[row * c->heads + h] = top + log(sum);
+    expect_errors(c, x, u, r, top + log(sum));
 }
 
 static void expect_unit(wn_attend_case *c, const head_data *x, unit *u)
@@ -425,6 +485,7 @@ static void expect_unit(wn_attend_case *c, const head_data *x, unit *u)
     int64_t rows = (u->end - u->first) * u->heads;
     int64_t slots = (u->b * c->args.kv.num_kv_heads + u->g) * c->longest;
     u->score = zeroed((size_t)(rows * u->length), sizeof *u->score);
+    u->error = zeroed((size_t)(rows * u->length), sizeof *u->error);
     u->kept = zeroed((size_t)u->length, sizeof *u->kept);
     for (int64_t j = 0; j < u->length; j++)
         u->kept[j] = true;
@@ -433,8 +494,12 @@ static void expect_unit(wn_attend_case *c, const head_data *x, unit *u)
             int64_t i = u->first + r / u->heads;
             bool seen = x->ordinal[j] >= 0 && is_allowed(c, x, u->b, i, j);
             c->k_needed[slots + j] |= seen;
-            u->score[r * u->length + j] =
-                seen ? score_of(c, x, u->b, i, u->head + r % u->heads, j) : NAN;
+            double *score = &u->score[r * u->length + j];
+            *score = seen ? score_of(c, x, u->b, i, u->head + r % u->heads, j) : NAN;
+            double *error = &u->error[r * u->length + j];
+            if (seen)
+                *error = score_error(c, x, u->b, i, u->head + r % u->heads, j, *score);
+            u->greatest_error = fmax(u->greatest_error, *error);
         }
     vote_on_tiles(c, x, u);
     for (int64_t r = 0; r < rows; r++) {
@@ -443,6 +508,7 @@ static void expect_unit(wn_attend_case *c, const head_data *x, unit *u)
             c->v_needed[slots + j] |= u->kept[j] && !isnan(u->score[r * u->length + j]);
     }
     free(u->score);
+    free(u->error);
     free(u->kept);
 }
 
@@ -475,6 +541,8 @@ static void expect(wn_attend_case *c)
     size_t slots = (size_t)(a->kv.batch * a->kv.num_kv_heads * c->longest);
     c->out = zeroed((size_t)(c->rows * c->heads * c->v_dim), sizeof *c->out);
     c->lse = zeroed((size_t)(c->rows * c->heads), sizeof *c->lse);
+    c->out_error = zeroed((size_t)(c->rows * c->heads * c->v_dim), sizeof *c->out_error);
+    c->lse_error = zeroed((size_t)(c->rows * c->heads), sizeof *c->lse_error);
     c->used = zeroed((size_t)c->rows, sizeof *c->used);
     c->counters = zeroed((size_t)c->heads, sizeof *c->counters);
     c->k_needed = zeroed(slots, sizeof *c->k_needed);
@@ -516,9 +584,10 @@ void wn_attend_case_make(wn_check *check, wn_attend_case *c, bool by_kv_head, ui
     c->check = check;
     c->by_kv_head = by_kv_head;
     c->args.struct_size = WN_SIZEOF(wn_attend_args);
-    make_cache(c);
-    make_requests(c);
-    make_tensors(c);
+    bool blocks = wanted & WN_CASE_BLOCKS;
+    make_cache(c, wanted & WN_CASE_LONG, blocks);
+    make_requests(c, blocks);
+    make_tensors(c, blocks);
     c->args.causal = 1;
     if (!(wanted & WN_CASE_PLAIN))
         make_transforms(c);
@@ -537,6 +606,8 @@ void wn_attend_case_free(wn_attend_case *c)
 {
     free(c->out);
     free(c->lse);
+    free(c->out_error);
+    free(c->lse_error);
     free(c->used);
     free(c->counters);
     free(c->k_needed);
@@ -584,13 +655,13 @@ void wn_attend_case_compare(wn_attend_case *c)
         for (int64_t h = 0; h < c->heads && c->used[r]; h++) {
             int64_t at = r * c->heads + h;
             for (int64_t d = 0; d < c->v_dim; d++)
-                if (!wn_check_close(c->check, "out", at * c->v_dim + d,
-                                    wn_check_at(&a->out, r, h, d, 0), c->out[at * c->v_dim + d],
-                                    a->out.dtype))
+                if (!wn_check_near(c->check, "out", at * c->v_dim + d,
+                                   wn_check_at(&a->out, r, h, d, 0), c->out[at * c->v_dim + d],
+                                   a->out.dtype, c->out_error[at * c->v_dim + d]))
                     return;
             if (a->lse.data != NULL)
-                wn_check_close(c->check, "lse", at, wn_check_at(&a->lse, r, h, 0, 0), c->lse[at],
-                               WN_F32);
+                wn_check_near(c->check, "lse", at, wn_check_at(&a->lse, r, h, 0, 0), c->lse[at],
+                              WN_F32, c->lse_error[at]);
         }
 }
 

@@ -3,12 +3,14 @@
 
 static const uint32_t cache_dtypes[] = {WN_F32, WN_F16, WN_BF16, WN_F8_E4M3, WN_I8};
 
-/* A random subset of [0, length), ascending. */
+/* A random subset of [0, length), ascending; every second time a stretch and some others. */
 static int32_t draw_subset(wn_check *check, int32_t length, int32_t count, int32_t *out)
 {
-    int32_t chosen = 0;
+    int32_t chosen = 0, stretch = wn_random_below(&check->random, 2) ? count / 2 : 0;
+    int32_t first = (int32_t)wn_random_below(&check->random, (uint32_t)(length - count) + 1);
     for (int32_t s = 0; s < length; s++)
-        if ((int32_t)wn_random_below(&check->random, (uint32_t)(length - s)) < count - chosen)
+        if ((s >= first && s < first + stretch && chosen < count) ||
+            (int32_t)wn_random_below(&check->random, (uint32_t)(length - s)) < count - chosen)
             out[chosen++] = s;
     return chosen;
 }
@@ -135,11 +137,13 @@ static void refuse_compact(wn_check *check, const wn_compact_args *good)
     }
 }
 
-static void compact_case(wn_check *check, uint32_t dtype)
+static void compact_case(wn_check *check, uint32_t dtype, bool wide)
 {
     int32_t lengths[4];
     wn_check_case(check, "dtype %u", dtype);
     wn_cache_shape shape = wn_check_cache_shape(check, dtype, lengths, 100);
+    if (wide)
+        wn_check_widen(check, &shape);
     shape.written = true;
     wn_check_cache cache;
     wn_check_cache_make(check, &shape, &cache);
@@ -166,7 +170,7 @@ static void compact_case(wn_check *check, uint32_t dtype)
 
 void wn_check_compact(wn_check *check)
 {
-    for (int repeat = 0; repeat < 12; repeat++)
+    for (int repeat = 0; repeat < 16; repeat++)
         for (int i = 0; i < 5; i++)
-            compact_case(check, cache_dtypes[i]);
+            compact_case(check, cache_dtypes[i], repeat % 4 == 0);
 }

@@ -5,7 +5,12 @@
 
 #include <limits.h>
 
-enum { MAX_ROWS = 8, MAX_WIDTH = 130, MAX_BATCH = 4, MAX_KEYS = 2 * MAX_WIDTH };
+enum { MAX_ROWS = 8, MAX_WIDTH = 130, MAX_BATCH = 4, MAX_KEYS = 3000 };
+
+/* A score is a sum of products in float32, some hundred of them one after another. Its error is
+ * within this of the sum of their magnitudes: half a unit in the last place for each of the
+ * additions that its greatest partial sums meet, which for random signs are few. */
+#define ROUNDING 0x1p-21
 
 /* A key that a row reads: scope, request, slot. */
 typedef struct key {
@@ -18,6 +23,7 @@ typedef struct mla_case {
     wn_mla_args args;
     wn_check_cache cache[2];
     int64_t rows, heads, dim;
+    bool v_is_k;                /* the cache has no values of its own, for context */
     int64_t num_keys[MAX_ROWS]; /* in order, duplicates included */
     key keys[MAX_ROWS][MAX_KEYS];
 } mla_case;
@@ -52,28 +58,46 @@ static wn_tensor statistic(mla_case *c)
     return t;
 }
 
-/* A pool of this dtype; F8_E4M3: records. */
-static void make_cache(mla_case *c, uint32_t s, uint32_t dtype, uint32_t batch, int32_t max_length)
+/* A pool of this dtype with requests of these lengths; F8_E4M3 of 576 channels: records. Else now
+ * and then one with a scale per token, or in vectors: MLA knows no other layouts of its own, so
+ * those are made as keys of a cache that has values too, which nobody reads. */
+static void make_cache_of(mla_case *c, uint32_t s, uint32_t dtype, uint32_t batch,
+                          const int32_t *length)
 {
-    static const uint32_t pages[] = {1, 2, 53, 61, 64, 69};
-    int32_t length[MAX_BATCH];
-    for (uint32_t b = 0; b < batch; b++)
-        length[b] = below(c, 6) ? (int32_t)below(c, (uint32_t)max_length + 1) : 0;
+    static const uint32_t pages[] = {1, 2, 3, 7, 53, 61, 64, 69};
     wn_cache_shape shape = {.batch = batch,
                             .num_kv_heads = 1,
                             .k_dim = (uint32_t)c->dim,
                             .v_dim = c->args.v_dim,
-                            .tokens_per_page = pages[below(c, 6)],
+                            .tokens_per_page = pages[below(c, 8)],
                             .dtype = dtype,
                             .layout = WN_CHECK_MLA,
                             .kind = (wn_data_kind)below(c, WN_DATA_EQUAL + 1),
                             .length = length};
+    bool coded = dtype == WN_I8 || dtype == WN_F8_E4M3;
+    if (coded && c->dim != 576) {
+        shape.layout = WN_CHECK_HND;
+        shape.token_scales = below(c, 2);
+    } else if (dtype != WN_F8_E4M3 && c->dim % 8 == 0 && !c->v_is_k && below(c, 6) == 0) {
+        shape.layout = WN_CHECK_VEC;
+        shape.vec_x = 8;
+        shape.tokens_per_page = 8 * (1 + below(c, 3));
+        shape.token_scales = coded;
+    }
     wn_check_cache_make(c->check, &shape, &c->cache[s]);
     wn_mla_scope *scope = &c->args.scope[s];
     scope->k = c->cache[s].kv.k;
     scope->tokens_per_page = shape.tokens_per_page;
     scope->page_table = c->cache[s].kv.page_table;
     scope->page_table_stride = c->cache[s].kv.page_table_stride;
+}
+
+static void make_cache(mla_case *c, uint32_t s, uint32_t dtype, uint32_t batch, int32_t max_length)
+{
+    int32_t length[MAX_BATCH];
+    for (uint32_t b = 0; b < batch; b++)
+        length[b] = below(c, 6) ? (int32_t)below(c, (uint32_t)max_length + 1) : 0;
+    make_cache_of(c, s, dtype, batch, length);
 }
 
 static int64_t pool_slot(const wn_paged_kv *kv, int64_t request, int64_t slot)
@@ -192,12 +216,12 @@ static void make_sinks(mla_case *c)
 static void make_case(wn_check *check, mla_case *c, uint32_t heads, uint32_t dtype, bool dense)
 {
     static const uint32_t activations[] = {WN_F32, WN_F16, WN_BF16};
-    static const int64_t dims[] = {1, 17, 40, 64, 576};
+    static const int64_t dims[] = {1, 17, 40, 64, 72, 80, 96, 112, 256, 576};
     memset(c, 0, sizeof *c);
     c->check = check;
     c->rows = below(c, MAX_ROWS + 1);
     c->heads = heads;
-    c->dim = dtype == WN_F8_E4M3 ? 576 : dims[below(c, 5)];
+    c->dim = dtype == WN_F8_E4M3 && below(c, 2) ? 576 : dims[below(c, 10)];
     uint32_t batch = 1 + below(c, MAX_BATCH), q_dtype = activations[below(c, 3)];
     int32_t *request = wn_check_ints(check, (size_t)c->rows);
     for (int64_t r = 0; r < c->rows; r++)
@@ -245,8 +269,10 @@ static double *keys_of(const mla_case *c, int64_t row)
     return keys;
 }
 
+/* weight[d]: sum of softmax * |v_d|, what rounding of the weights and of the sums over them is
+ * relative to. slack: how far a score may be off in float32, see below. */
 typedef struct expected {
-    double out[WN_MAX_HEAD_DIM], lse, max;
+    double out[WN_MAX_HEAD_DIM], weight[WN_MAX_HEAD_DIM], lse, max, slack;
 } expected;
 
 static void expect(const mla_case *c, int64_t row, int64_t head, const double *keys, expected *e)
@@ -254,22 +280,49 @@ static void expect(const mla_case *c, int64_t row, int64_t head, const double *k
     const wn_mla_args *a = &c->args;
     double score[MAX_KEYS], sum = 0, size;
     e->max = -INFINITY;
+    e->slack = 0;
     for (int64_t i = 0; i < c->num_keys[row]; i++) {
+        double terms = 0;
         score[i] = 0;
-        for (int64_t d = 0; d < c->dim; d++)
-            score[i] += wn_check_at(&a->q, row, head, d, 0) * keys[i * c->dim + d];
+        for (int64_t d = 0; d < c->dim; d++) {
+            double term = wn_check_at(&a->q, row, head, d, 0) * keys[i * c->dim + d];
+            score[i] += term;
+            terms += fabs(term);
+        }
         score[i] *= (double)a->softmax_scale;
         e->max = fmax(e->max, score[i]);
+        e->slack = fmax(e->slack, ROUNDING * terms * fabs((double)a->softmax_scale));
     }
     for (int64_t i = 0; i < c->num_keys[row]; i++)
-        sum += exp(score[i] - e->max);
-    e->lse = c->num_keys[row] > 0 ? e->max + log(sum) : -INFINITY;
+        sum += score[i] == -INFINITY ? 0 : exp(score[i] - e->max);
+    e->max = isnan(sum) ? (double)NAN : e->max;
+    e->lse = sum == 0 ? -INFINITY : e->max + log(sum);
     size = a->sinks == NULL ? 1 : 1 / (1 + exp(a->sinks[head] - e->lse)); /* what the sink leaves */
     for (int64_t d = 0; d < a->v_dim; d++) {
-        e->out[d] = 0;
-        for (int64_t i = 0; i < c->num_keys[row]; i++)
-            e->out[d] += size * exp(score[i] - e->lse) * keys[i * c->dim + d];
+        e->out[d] = e->weight[d] = 0;
+        for (int64_t i = 0; i < c->num_keys[row]; i++) {
+            if (score[i] == -INFINITY)
+                continue;
+            double weight = size * exp(score[i] - e->lse);
+            e->out[d] += weight * keys[i * c->dim + d];
+            e->weight[d] += weight * fabs(keys[i * c->dim + d]);
+        }
     }
+}
+
+/* Within the table's tolerance, or within what float32 allows here. */
+static bool close_within(const mla_case *c, const char *name, int64_t index, double actual,
+                         double wanted, uint32_t dtype, double allowed)
+{
+    return fabs(actual - wanted) <= allowed ||
+           wn_check_close(c->check, name, index, actual, wanted, dtype);
+}
+
+/* How far out[d] may be off: each weight by its score's slack, twice because the sum of all is off
+ * too, and by its rounding, which for outputs in bfloat16 may be to bfloat16. */
+static double allowed_for(const expected *e, int64_t d, uint32_t dtype)
+{
+    return e->weight[d] * (expm1(2 * e->slack) + (dtype == WN_BF16 ? 0x1p-7 : 0x1p-18));
 }
 
 /* dtype: whose tolerance counts for out. */
@@ -283,15 +336,15 @@ static void compare(const mla_case *c, uint32_t dtype)
             int64_t at = r * c->heads + h;
             expect(c, r, h, keys, &e);
             for (int64_t d = 0; d < a->v_dim; d++)
-                if (!wn_check_close(c->check, "out", at * a->v_dim + d,
-                                    wn_check_at(&a->out, r, h, d, 0), e.out[d], dtype))
+                if (!close_within(c, "out", at * a->v_dim + d, wn_check_at(&a->out, r, h, d, 0),
+                                  e.out[d], dtype, allowed_for(&e, d, dtype)))
                     break;
             if (a->lse.data != NULL)
-                wn_check_close(c->check, "lse", at, wn_check_at(&a->lse, r, h, 0, 0), e.lse,
-                               WN_F32);
+                close_within(c, "lse", at, wn_check_at(&a->lse, r, h, 0, 0), e.lse, WN_F32,
+                             e.slack);
             if (a->max_logits.data != NULL)
-                wn_check_close(c->check, "max_logits", at, wn_check_at(&a->max_logits, r, h, 0, 0),
-                               e.max, WN_F32);
+                close_within(c, "max_logits", at, wn_check_at(&a->max_logits, r, h, 0, 0), e.max,
+                             WN_F32, e.slack);
             const char *gap = (const char *)a->out.data +
                               (size_t)(r * a->out.stride[0] + h * a->out.stride[1] + a->v_dim) *
                                   wn_check_bytes_of(a->out.dtype);
@@ -303,15 +356,15 @@ static void compare(const mla_case *c, uint32_t dtype)
     }
 }
 
-static const uint32_t head_counts[] = {1, 8, 16, 64, 128};
-static const uint32_t dtypes[] = {WN_F8_E4M3, WN_BF16, WN_F32, WN_F8_E4M3, WN_F16};
+static const uint32_t head_counts[] = {1, 8, 16, 64, 128, 3, 5, 7, 17, 40};
+static const uint32_t dtypes[] = {WN_F8_E4M3, WN_BF16, WN_F32, WN_I8, WN_F16};
 
 static void random_cases(wn_check *check, int count)
 {
     for (int i = 0; i < count; i++) {
         mla_case c;
         wn_check_case(check, "random, number %d", i);
-        make_case(check, &c, head_counts[i % 5], dtypes[i / 5 % 5], i % 6 == 0);
+        make_case(check, &c, head_counts[i % 10], dtypes[i / 5 % 5], i % 6 == 0);
         WN_CHECK_RUN(check, mla, c.args);
         compare(&c, c.args.out.dtype);
     }
@@ -326,7 +379,92 @@ static void large_logits(wn_check *check, int count)
         make_case(check, &c, 8, dtypes[i % 5], false);
         c.args.softmax_scale *= i % 2 ? 3e4f : -3e4f;
         WN_CHECK_RUN(check, mla, c.args);
-        compare(&c, WN_BF16);
+        compare(&c, c.args.out.dtype);
+    }
+}
+
+/* A dense case of given lengths, a row each, whose lists would be all slots. */
+static void make_dense(wn_check *check, mla_case *c, uint32_t dtype, int64_t heads, int64_t dim,
+                       uint32_t v_dim, uint32_t rows, const int32_t *length)
+{
+    static const uint32_t activations[] = {WN_F32, WN_F16, WN_BF16};
+    memset(c, 0, sizeof *c);
+    c->check = check;
+    c->rows = rows;
+    c->heads = heads;
+    c->dim = dim;
+    c->args = (wn_mla_args){.struct_size = WN_SIZEOF(wn_mla_args),
+                            .v_dim = v_dim,
+                            .num_scopes = 1,
+                            .softmax_scale = (float)(3 / sqrt((double)dim))};
+    make_cache_of(c, 0, dtype, rows, length);
+    make_scope(c, 0, true);
+    int32_t *limit = (int32_t *)c->args.scope[0].limit;
+    for (uint32_t r = 0; r < rows; r++) { /* all of each request */
+        limit[r] = length[r];
+        c->num_keys[r] = 0;
+        for (int32_t j = 0; j < length[r]; j++)
+            remember(c, r, 0, r, j);
+    }
+    uint32_t q_dtype = activations[below(c, 3)];
+    c->args.q = with_gaps(c, q_dtype, dim, false);
+    c->args.out = with_gaps(c, below(c, 2) ? q_dtype : WN_F32, v_dim, true);
+    c->args.lse = statistic(c);
+    c->args.max_logits = statistic(c);
+}
+
+/* Lengths around the edges of blocks and parts of keys, with room for all parts, for those of one
+ * row, for none: always the same bits. */
+static void long_rows(wn_check *check)
+{
+    static const int32_t lengths[][2] = {{79, 80},     {81, 83},     {84, 85},     {95, 96},
+                                         {97, 192},    {1023, 1024}, {1025, 1056}, {1057, 1092},
+                                         {1093, 1120}, {2048, 2185}, {2880, 1}};
+    for (uint32_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        mla_case c;
+        bool large = i % 4 == 3;
+        wn_check_case(check, "lengths %d %d", lengths[i][0], lengths[i][1]);
+        make_dense(check, &c, dtypes[i % 5], large ? 36 : 5 + 6 * (i % 3), large ? 576 : 40 + i % 2,
+                   large ? 512 : 33, 2, lengths[i]);
+        size_t part = (size_t)c.heads * (c.args.v_dim + 16) * 4;
+        size_t size = wn_check_bytes_of(c.args.out.dtype) *
+                      (size_t)((c.rows - 1) * c.args.out.stride[0] +
+                               (c.heads - 1) * c.args.out.stride[1] + c.args.v_dim);
+        void *room = wn_check_output(check, 2 * 64 * part);
+        c.args.workspace = room;
+        WN_CHECK_RUN(check, mla, c.args);
+        compare(&c, c.args.out.dtype);
+        void *first = wn_check_copy(c.args.out.data, size);
+        static const size_t parts[] = {0, 1, 4, 64};
+        for (int k = 0; k < 4; k++) {
+            c.args.workspace_bytes = (int64_t)(parts[k] * part);
+            WN_CHECK_RUN(check, mla, c.args);
+            wn_check_bytes(check, "out with a workspace", c.args.out.data, first, size);
+        }
+        free(first);
+    }
+}
+
+/* A key with an infinite channel: its score is -inf for some heads, which then do not see it, and
+ * inf for others, which become NaN. */
+static void infinite_keys(wn_check *check, int count)
+{
+    static const uint32_t with_infinity[] = {WN_F32, WN_BF16, WN_F16};
+    for (int i = 0; i < count; i++) {
+        mla_case c;
+        const int32_t lengths[2] = {30, 130};
+        wn_check_case(check, "infinite keys, number %d", i);
+        make_dense(check, &c, with_infinity[i % 3], 20, 41, 33, 2, lengths);
+        const wn_paged_kv *kv = &c.cache[0].kv;
+        for (int64_t b = 0; b < 2; b++) {
+            int64_t at = pool_slot(kv, b, 3 + (int64_t)below(&c, 27));
+            int64_t element =
+                wn_check_element(&kv->k, kv->tokens_per_page, at / kv->tokens_per_page, 0,
+                                 at % kv->tokens_per_page, below(&c, 33));
+            wn_check_store(kv->k.data, kv->k.dtype, element, i % 2 ? INFINITY : -INFINITY);
+        }
+        WN_CHECK_RUN(check, mla, c.args);
+        compare(&c, c.args.out.dtype);
     }
 }
 
@@ -364,15 +502,28 @@ static void call_into(mla_case *c, wn_mla_args args, const result *into, int64_t
     wn_check_equal(c->check, "status", part, c->check->ops->mla(&args), WN_OK);
 }
 
+/* Two results of the same keys, each as far off as float32 allows. */
 static void same_results(mla_case *c, const char *name, const result *one, const result *other)
 {
-    for (int64_t i = 0; i < c->rows * c->heads * c->args.v_dim; i++)
-        if (!wn_check_close(c->check, name, i, ((float *)one->out.data)[i],
-                            ((float *)other->out.data)[i], WN_F32))
-            return;
-    for (int64_t i = 0; i < c->rows * c->heads; i++)
-        wn_check_close(c->check, name, i, ((float *)one->lse.data)[i],
-                       ((float *)other->lse.data)[i], WN_F32);
+    int64_t v_dim = c->args.v_dim;
+    for (int64_t r = 0; r < c->rows; r++) {
+        double *keys = keys_of(c, r), greatest = 0;
+        for (int64_t i = 0; i < c->num_keys[r] * c->dim; i++)
+            greatest = fmax(greatest, fabs(keys[i]));
+        for (int64_t h = 0; h < c->heads; h++) {
+            expected e;
+            int64_t at = r * c->heads + h;
+            expect(c, r, h, keys, &e);
+            double allowed = 2 * greatest * (expm1(2 * e.slack) + 0x1p-18);
+            for (int64_t i = at * v_dim; i < (at + 1) * v_dim; i++)
+                if (!close_within(c, name, i, ((float *)one->out.data)[i],
+                                  ((float *)other->out.data)[i], WN_F32, allowed))
+                    break;
+            close_within(c, name, at, ((float *)one->lse.data)[at], ((float *)other->lse.data)[at],
+                         WN_F32, 2 * e.slack);
+        }
+        free(keys);
+    }
 }
 
 /* A case whose only scope has lists. */
@@ -472,6 +623,7 @@ static void all_keys_are_dense(wn_check *check, int count)
         bool records = i % 2;
         memset(&c, 0, sizeof c);
         c.check = check;
+        c.v_is_k = true;
         c.rows = MAX_BATCH;
         c.heads = head_counts[i % 4];
         c.dim = records ? 576 : 40;
@@ -488,6 +640,8 @@ static void all_keys_are_dense(wn_check *check, int count)
             length[b] = c.cache[0].kv.length[b];
             for (int j = 0; j < 50; j++)
                 list[b * 50 + j] = 49 - j;
+            for (int32_t j = 0; j < length[b]; j++)
+                remember(&c, b, 0, b, j);
         }
         result dense = results(&c, 1), listed = results(&c, 1), attended = results(&c, 1);
         scope->limit = length;
@@ -613,8 +767,10 @@ static void refusals(wn_check *check)
 
 void wn_check_mla(wn_check *check)
 {
-    random_cases(check, 75);
+    random_cases(check, 100);
     large_logits(check, 10);
+    long_rows(check);
+    infinite_keys(check, 6);
     list_properties(check, 15);
     all_keys_are_dense(check, 8);
     rows_are_independent(check, 10);

@@ -336,3 +336,13 @@ wn_cache_shape wn_check_cache_shape(wn_check *check, uint32_t dtype, int32_t *le
     }
     return shape;
 }
+
+void wn_check_widen(wn_check *check, wn_cache_shape *shape)
+{
+    static const uint32_t dims[] = {40, 72, 80, 96, 112, 128, 256};
+    if (shape->layout == WN_CHECK_MLA && shape->dtype == WN_F8_E4M3)
+        return;
+    shape->k_dim = dims[wn_random_below(&check->random, 7)];
+    shape->v_dim =
+        shape->layout == WN_CHECK_MLA ? shape->k_dim - 8 : dims[wn_random_below(&check->random, 7)];
+}

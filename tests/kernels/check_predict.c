@@ -65,6 +65,11 @@ void wn_check_pool_max(wn_check *check)
     for (int c = 0; c < 80; c++) {
         int64_t rows = wn_random_below(&check->random, 5), n = random_width(check);
         uint32_t half = wn_random_below(&check->random, 3) * wn_random_below(&check->random, 32);
+        if (c % 20 == 7) { /* several blocks of a row, windows of the size of a block and wider */
+            rows = 1 + c / 60;
+            n = 4000 + wn_random_below(&check->random, 2000);
+            half = c < 40 ? half : wn_random_below(&check->random, 3000);
+        }
         wn_check_case(check, "rows %lld, n %lld, kernel %u", (long long)rows, (long long)n,
                       2 * half + 1);
         wn_pool_max_args a = {.struct_size = WN_SIZEOF(wn_pool_max_args),
@@ -77,9 +82,8 @@ void wn_check_pool_max(wn_check *check)
             int64_t length = a.length != NULL ? a.length[r] : n;
             for (int64_t i = 0; i < length; i++) {
                 double expected = -INFINITY;
-                for (int64_t j = 0; j < length; j++)
-                    if (llabs(i - j) <= half)
-                        expected = fmax(expected, wn_check_at(&a.in, r, j, 0, 0));
+                for (int64_t j = i > half ? i - half : 0; j < length && j <= i + half; j++)
+                    expected = fmax(expected, wn_check_at(&a.in, r, j, 0, 0));
                 wn_check_close(check, "out", i, wn_check_at(&a.out, r, i, 0, 0), expected, WN_F32);
             }
             wn_check_untouched(check, "out beyond length", (float *)a.out.data + r * n + length,
@@ -118,9 +122,118 @@ static void compare_topk_row(wn_check *check, const wn_topk_args *a, int64_t r, 
         wn_check_equal(check, "padding", found, out[found], -1);
 }
 
+typedef struct ranked {
+    float score;
+    int32_t index;
+} ranked;
+
+static int by_rank(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    if (x->score != y->score)
+        return x->score > y->score ? -1 : 1;
+    return x->index < y->index ? -1 : 1;
+}
+
+static int by_index(const void *a, const void *b)
+{
+    return ((const ranked *)a)->index < ((const ranked *)b)->index ? -1 : 1;
+}
+
+static const char *const long_rows[] = {"noise",    "all equal", "rising",     "falling",
+                                        "3 values", "16 values", "runs of 63", "mostly -inf",
+                                        "NaN",      "powers",    "a peak",     "period of 32"};
+enum { LONG_ROWS = sizeof long_rows / sizeof long_rows[0] };
+
+static float long_row_score(uint64_t *random, int kind, int64_t i, float before)
+{
+    float noise = (float)wn_random_signed(random);
+    switch (kind) {
+    case 1:
+        return 0.5f;
+    case 2:
+        return (float)i * 0.001f - 7;
+    case 3:
+        return 7 - (float)i * 0.001f;
+    case 4:
+        return (float)wn_random_below(random, 3) - 1;
+    case 5:
+        return (float)wn_random_below(random, 16) - 8;
+    case 6:
+        return i % 63 == 0 ? noise : before;
+    case 7:
+        return i % 40 == 3 ? noise : -INFINITY;
+    case 8:
+        return i % 5 == 0 ? special[wn_random_below(random, 10)] : noise;
+    case 9:
+        return exp2f(60 * noise);
+    case 10:
+        return i < 3000 ? 100 + noise : noise;
+    case 11:
+        return i % 32 < 8 ? noise - 5 : noise;
+    default:
+        return noise;
+    }
+}
+
+/* Compares a row with what sorting it gives. */
+static void compare_long_row(wn_check *check, const wn_topk_args *a, int64_t r, int64_t *nans)
+{
+    int64_t n = a->scores.shape[1], k = a->indices.shape[1], possible = 0;
+    const int32_t *out = (const int32_t *)a->indices.data + r * k;
+    ranked *order = zeroed(n, sizeof *order);
+    for (int64_t i = 0; i < n; i++) {
+        float score = (float)wn_check_at(&a->scores, r, i, 0, 0);
+        *nans += isnan(score) != 0;
+        if (!isnan(score) && score != -INFINITY)
+            order[possible++] = (ranked){score, (int32_t)i};
+    }
+    qsort(order, (size_t)possible, sizeof *order, by_rank);
+    int64_t found = k < possible ? k : possible;
+    qsort(order, (size_t)found, sizeof *order, by_index);
+    for (int64_t i = 0; i < k; i++)
+        if (!wn_check_equal(check, "indices", i, out[i], i < found ? order[i].index : -1))
+            break;
+    wn_check_equal(check, "count", r, a->count[r], found);
+    free(order);
+}
+
+/* Rows that a variant does not look at all at once. */
+static void check_long_rows(wn_check *check, int c)
+{
+    static const int64_t widths[] = {4095, 4096, 4097, 6000, 33000, 140001};
+    uint64_t *random = &check->random;
+    int64_t n = widths[c % 6], nans = 0, rows = c % 4 == 0 ? 2 : 1;
+    int64_t ks[] = {1, 64, 2048, n / 8, n / 2, n - 1, n, n + 5};
+    int64_t shape[2] = {rows, ks[wn_random_below(random, 8)]}, step = 1 + c % 5 / 4;
+    int kind = c % LONG_ROWS;
+    wn_check_case(check, "long rows: %s, n %lld, k %lld", long_rows[kind], (long long)n,
+                  (long long)shape[1]);
+    wn_tensor t = {.dtype = WN_F32,
+                   .ndim = 2,
+                   .device = WN_DEVICE_CPU,
+                   .shape = {rows, n},
+                   .stride = {n * step, step}};
+    t.data = wn_check_input(check, (size_t)(rows * n * step) * sizeof(float));
+    for (int64_t i = 0; i < rows * n; i++)
+        ((float *)t.data)[i * step] =
+            long_row_score(random, kind, i % n, i > 0 ? ((float *)t.data)[(i - 1) * step] : 0);
+    wn_topk_args a = {.struct_size = WN_SIZEOF(wn_topk_args), .scores = t};
+    a.indices = wn_check_tensor_out(check, WN_I32, 2, shape);
+    a.count = wn_check_output(check, (size_t)rows * sizeof *a.count);
+    a.nan_count = wn_check_output(check, sizeof *a.nan_count);
+    *a.nan_count = 0;
+    WN_CHECK_RUN(check, topk, a);
+    for (int64_t r = 0; r < rows; r++)
+        compare_long_row(check, &a, r, &nans);
+    wn_check_equal(check, "nan_count", 0, *a.nan_count, nans);
+}
+
 void wn_check_topk(wn_check *check)
 {
     uint64_t *random = &check->random;
+    for (int c = 0; c < 60; c++)
+        check_long_rows(check, c);
     for (int c = 0; c < 80; c++) {
         int64_t rows = wn_random_below(random, 5), n = random_width(check), nans = 0;
         int64_t shape[2] = {rows, wn_random_below(random, 2) ? wn_random_below(random, 9)
@@ -166,7 +279,11 @@ static void make_window(wn_check *check, window_case *c, int number)
 {
     wn_window_scores_args *a = &c->args;
     wn_check_cache cache;
-    wn_cache_shape shape = wn_check_cache_shape(check, cache_dtypes[number % 5], c->length, 120);
+    bool wide = number % 4 == 3;
+    wn_cache_shape shape =
+        wn_check_cache_shape(check, cache_dtypes[number % 5], c->length, wide ? 300 : 120);
+    if (wide)
+        wn_check_widen(check, &shape);
     wn_check_cache_make(check, &shape, &cache);
     a->struct_size = WN_SIZEOF(wn_window_scores_args);
     a->kv = cache.kv;
@@ -181,37 +298,50 @@ static void make_window(wn_check *check, window_case *c, int number)
     int64_t q_shape[4] = {shape.batch, c->window, heads, shape.k_dim};
     int64_t s_shape[3] = {shape.batch, shape.num_kv_heads,
                           c->longest + wn_random_below(&check->random, 3)};
+    q_shape[3] *= 1 + (number % 7 == 6); /* every second number of a wider row */
     a->q = wn_check_tensor(check, activations[number % 3], WN_DATA_NOISE, 4, q_shape);
+    a->q.stride[3] = 1 + (number % 7 == 6);
+    a->q.shape[3] = shape.k_dim;
     a->scores = wn_check_tensor_out(check, WN_F32, 3, s_shape);
     /* Queries from before the first token, and those of requests without a key before the window,
      * are nobody's. */
-    int64_t per_request = c->window * heads * (int64_t)shape.k_dim;
+    int64_t per_request = a->q.stride[0];
     for (uint32_t b = 0; b < shape.batch; b++)
         for (int64_t e = 0; e < per_request && c->length[b] <= c->window; e++)
             wn_check_store(a->q.data, a->q.dtype, b * per_request + e, NAN);
 }
 
-static double window_score(const window_case *c, int64_t b, int64_t g, int64_t w, int64_t h,
-                           int64_t j)
+/* One query's scores for the keys in slots [0, end); keys: [length, dim]. */
+static void window_row(const window_case *c, int64_t b, int64_t w, int64_t head, int64_t end,
+                       const double *keys, double *score)
 {
-    double s = 0;
-    for (int64_t d = 0; d < c->args.kv.k.dim; d++)
-        s += wn_check_at(&c->args.q, b, w, g * c->group + h, d) *
-             wn_check_k(&c->args.kv, b, g, j, d);
-    return s * (double)c->args.softmax_scale;
+    int64_t dim = c->args.kv.k.dim;
+    double query[WN_MAX_HEAD_DIM];
+    for (int64_t d = 0; d < dim; d++)
+        query[d] = wn_check_at(&c->args.q, b, w, head, d);
+    for (int64_t j = 0; j < end; j++) {
+        double s = 0;
+        for (int64_t d = 0; d < dim; d++)
+            s += query[d] * keys[j * dim + d];
+        score[j] = s * (double)c->args.softmax_scale;
+    }
 }
 
 static void compare_window(wn_check *check, const window_case *c, int64_t b, int64_t g)
 {
-    int64_t n = c->length[b] > c->window ? c->length[b] - c->window : 0;
+    int64_t n = c->length[b] > c->window ? c->length[b] - c->window : 0, dim = c->args.kv.k.dim;
     double *expected = zeroed(n, sizeof *expected);
     double *score = zeroed(c->length[b], sizeof *score);
+    double *keys = zeroed(c->length[b] * dim, sizeof *keys);
+    for (int64_t e = 0; e < c->length[b] * dim && n > 0; e++)
+        keys[e] = wn_check_k(&c->args.kv, b, g, e / dim, e % dim);
     for (int64_t w = 0; w < c->window && n > 0; w++)
         for (int64_t h = 0; h < c->group; h++) {
             int64_t end = c->args.normalise == WN_SCORES_PREFIX ? n : n + w + 1;
             double top = -INFINITY, sum = 0;
+            window_row(c, b, w, g * c->group + h, end, keys, score);
             for (int64_t j = 0; j < end; j++)
-                top = fmax(top, score[j] = window_score(c, b, g, w, h, j));
+                top = fmax(top, score[j]);
             for (int64_t j = 0; j < end; j++)
                 sum += exp(score[j] - top);
             for (int64_t j = 0; j < n; j++)
@@ -225,11 +355,12 @@ static void compare_window(wn_check *check, const window_case *c, int64_t b, int
                        (size_t)(out->shape[2] - n) * sizeof(float));
     free(expected);
     free(score);
+    free(keys);
 }
 
 void wn_check_window_scores(wn_check *check)
 {
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < 60; i++) {
         wn_check_case(check, "random, number %d", i);
         window_case c = {0};
         make_window(check, &c, i);
@@ -282,8 +413,8 @@ static int64_t landmark_element(const wn_landmark_view *view, const int32_t *tab
                                 int64_t tokens_per_page, int64_t head, int64_t l)
 {
     int64_t page = l * view->landmark_size / tokens_per_page, place = 0;
-    for (int64_t other = l - 1; other >= 0; other--)
-        place += other * view->landmark_size / tokens_per_page == page;
+    for (int64_t o = l - 1; o >= 0 && o * view->landmark_size / tokens_per_page == page; o--)
+        place++;
     return table[page] * view->page_stride + head * view->head_stride +
            place * view->landmark_stride;
 }
@@ -328,6 +459,15 @@ static void compare_landmarks(wn_check *check, const wn_landmark_update_args *a,
                            wn_check_round(view->dtype, most), view->dtype);
         }
     }
+}
+
+/* Dims that fast paths do not like, in place of a shape's small ones. */
+static void widen_shape(wn_check *check, wn_cache_shape *shape)
+{
+    static const uint32_t dims[] = {40, 72, 80, 96, 112, 128, 200, 256};
+    if (shape->layout != WN_CHECK_HND && shape->layout != WN_CHECK_NHD)
+        return;
+    shape->k_dim = dims[wn_random_below(&check->random, 8)];
 }
 
 /* In steps of random size from nothing; must give the bits of one update of everything. */
@@ -420,9 +560,12 @@ static void landmark_update_case(wn_check *check, int number)
     static const int32_t zeros[5];
     int32_t length[5];
     wn_check_cache cache;
-    uint32_t size = 1 + wn_random_below(&check->random, 9);
+    uint32_t size = 1 + wn_random_below(&check->random, number % 6 == 5 ? 40 : 9);
     wn_check_case(check, "landmark size %u, number %d", size, number);
-    wn_cache_shape shape = wn_check_cache_shape(check, cache_dtypes[number % 5], length, 90);
+    wn_cache_shape shape =
+        wn_check_cache_shape(check, cache_dtypes[number % 5], length, number % 30 ? 90 : 1500);
+    if (number % 4 == 1)
+        widen_shape(check, &shape);
     if (number % 7 == 0)
         shape.kind = WN_DATA_DENORMAL; /* minima that round to zeros of both signs */
     wn_check_cache_make(check, &shape, &cache);
@@ -520,7 +663,7 @@ static void compare_scores(wn_check *check, const score_case *c, int64_t b, int6
     const wn_tensor *out = &c->args.scores;
     int64_t count = c->args.q_row[b] < 0 ? 0 : c->args.count[b];
     double *expected = zeroed(count, sizeof *expected), *score = zeroed(count, sizeof *score);
-    bool counts[64], take_maximum[64];
+    bool counts[WN_MAX_HEAD_DIM], take_maximum[WN_MAX_HEAD_DIM];
     for (int64_t d = 0; d < c->dim && count > 0; d++) {
         double sum = 0;
         for (int64_t h = 0; h < c->group; h++)
@@ -553,8 +696,11 @@ static void make_scores(wn_check *check, score_case *c, int number)
     uint64_t *random = &check->random;
     int32_t length[5];
     wn_check_cache cache;
-    wn_cache_shape shape = wn_check_cache_shape(check, WN_F32, length, 120);
-    uint32_t size = 1 + wn_random_below(random, 9);
+    bool is_long = number % 30 == 14; /* more scores than a variant may hold at once */
+    wn_cache_shape shape = wn_check_cache_shape(check, WN_F32, length, is_long ? 7000 : 120);
+    uint32_t size = is_long ? 1 : 1 + wn_random_below(random, 9);
+    if (number % 3 == 1)
+        widen_shape(check, &shape);
     wn_check_cache_make(check, &shape, &cache);
     pool p = make_pool(check, cache.num_pages, &shape, size, landmark_dtypes[number % 5], false);
     int32_t *count = wn_check_input(check, shape.batch * sizeof *count);
@@ -578,7 +724,7 @@ static void make_scores(wn_check *check, score_case *c, int number)
                 }
     }
     c->dim = shape.k_dim;
-    c->group = groups[wn_random_below(random, 6)];
+    c->group = is_long || number % 10 == 9 ? 20 : groups[wn_random_below(random, 6)];
     int64_t q_shape[3] = {rows, c->group * shape.num_kv_heads, c->dim};
     int64_t s_shape[3] = {shape.batch, shape.num_kv_heads, most + wn_random_below(random, 3)};
     *a = (wn_landmark_scores_args){

@@ -16,6 +16,37 @@ static float *draw_scales(wn_check *check, int64_t rows, double typical)
     return scale;
 }
 
+/* [rows, n], the channels side by side or every second number of a wider row; the rows apart. */
+static wn_tensor spread(wn_tensor wide, int64_t n, int64_t apart)
+{
+    wide.shape[1] = n;
+    wide.stride[1] = apart;
+    return wide;
+}
+
+static int64_t draw_apart(wn_check *check)
+{
+    return 1 + (wn_random_below(&check->random, 6) == 0);
+}
+
+/* Numbers whose quotients by their scales lie on the ties between codes, and next to them: what a
+ * quotient that is rounded twice gets wrong. */
+static void fill_with_ties(wn_check *check, const wn_quantise_args *args, int64_t block)
+{
+    float *in = args->in.data;
+    for (int64_t r = 0; r < args->in.shape[0]; r++)
+        for (int64_t i = 0; i < args->in.shape[1]; i++) {
+            double scale = args->scale[(r * args->in.shape[1] + i) / block];
+            double halves = 2 * (double)wn_random_below(&check->random, 260) + 1;
+            double power = (double)wn_random_below(&check->random, 14) - 12;
+            float x = (float)(halves * exp2(power) * scale);
+            uint32_t way = wn_random_below(&check->random, 3);
+            x = way == 0 ? x : nextafterf(x, way == 1 ? INFINITY : 0);
+            in[r * args->in.stride[0] + i * args->in.stride[1]] =
+                wn_random_below(&check->random, 2) ? x : -x;
+        }
+}
+
 /* The scale that a block should have, from its greatest magnitude; powers of two are tried. */
 static float scale_oracle(const wn_quantise_args *args, int64_t row, int64_t first, int64_t block)
 {
@@ -52,10 +83,11 @@ enum { NO_SCALE, READ, EXACT, POWER_OF_TWO, SCALES };
 
 static void quantise_case(wn_check *check, uint32_t in, uint32_t out, int scales)
 {
-    static const int64_t widths[] = {0, 1, 7, 16, 31, 64, 130};
+    static const int64_t widths[] = {0, 1, 7, 16, 31, 64, 80, 130, 256, 1100};
     static const uint32_t blocks[] = {0, 1, 2, 16, 32};
     int64_t rows = wn_random_below(&check->random, 7),
-            n = widths[wn_random_below(&check->random, 7)];
+            n = widths[wn_random_below(&check->random, 10)];
+    int64_t in_apart = draw_apart(check), out_apart = draw_apart(check);
     wn_data_kind kind = (wn_data_kind)wn_random_below(&check->random, WN_DATA_KINDS);
     wn_quantise_args args = {.struct_size = WN_SIZEOF(wn_quantise_args)};
     args.block = blocks[wn_random_below(&check->random, 5)];
@@ -63,14 +95,18 @@ static void quantise_case(wn_check *check, uint32_t in, uint32_t out, int scales
     int64_t block = args.block != 0 ? args.block : n, count = n == 0 ? 0 : rows * (n / block);
     wn_check_case(check, "dtype %u to %u, %lld by %lld, blocks of %u, scales %d, %s", in, out,
                   (long long)rows, (long long)n, args.block, scales, wn_data_name(kind));
-    args.in = wn_check_tensor(check, in, kind, 2, (int64_t[]){rows, n});
-    args.out = wn_check_tensor_out(check, out, 2, (int64_t[]){rows, n});
+    args.in =
+        spread(wn_check_tensor(check, in, kind, 2, (int64_t[]){rows, n * in_apart}), n, in_apart);
+    args.out =
+        spread(wn_check_tensor_out(check, out, 2, (int64_t[]){rows, n * out_apart}), n, out_apart);
     args.scale_rule = scales == EXACT          ? WN_SCALE_EXACT
                       : scales == POWER_OF_TWO ? WN_SCALE_POWER_OF_TWO
                                                : WN_SCALE_READ;
     args.least_amax = wn_random_below(&check->random, 2) ? 1e-4f : 0;
     if (scales == READ)
         args.scale = draw_scales(check, count, 0.01);
+    if (scales == READ && in == WN_F32 && wn_random_below(&check->random, 2))
+        fill_with_ties(check, &args, block);
     if (scales >= EXACT)
         args.scale = wn_check_output(check, (size_t)count * sizeof(float));
     WN_CHECK_RUN(check, quantise, args);
@@ -154,13 +190,16 @@ void wn_check_dequantise(wn_check *check)
     for (int c = 0; c < 6 * 3 * 6; c++) {
         uint32_t in = ins[c % 6], out = activations[c / 6 % 3];
         int64_t rows = wn_random_below(&check->random, 6);
-        int64_t n = wn_random_below(&check->random, 70);
+        int64_t n = wn_random_below(&check->random, c % 8 == 0 ? 1100 : 70);
+        int64_t in_apart = draw_apart(check), out_apart = draw_apart(check);
         wn_data_kind kind = (wn_data_kind)wn_random_below(&check->random, WN_DATA_KINDS);
         wn_check_case(check, "dtype %u to %u, %lld by %lld, %s", in, out, (long long)rows,
                       (long long)n, wn_data_name(kind));
         wn_dequantise_args args = {.struct_size = WN_SIZEOF(wn_dequantise_args)};
-        args.in = wn_check_tensor(check, in, kind, 2, (int64_t[]){rows, n});
-        args.out = wn_check_tensor_out(check, out, 2, (int64_t[]){rows, n});
+        args.in = spread(wn_check_tensor(check, in, kind, 2, (int64_t[]){rows, n * in_apart}), n,
+                         in_apart);
+        args.out = spread(wn_check_tensor_out(check, out, 2, (int64_t[]){rows, n * out_apart}), n,
+                          out_apart);
         if (wn_random_below(&check->random, 2))
             args.scale = draw_scales(check, rows, 0.01);
         WN_CHECK_RUN(check, dequantise, args);

@@ -51,13 +51,15 @@ static double rotated(const wn_rope_args *a, const void *in, int64_t vector, int
 
 static void rope_case(wn_check *check, int number)
 {
-    static const int64_t dims[] = {2, 5, 8, 33, 64, 128, 192};
+    static const int64_t dims[] = {2, 5, 8, 33, 40, 64, 72, 80, 96, 112, 128, 192, 256};
     uint64_t *random = &check->random;
     int64_t shape[3] = {wn_random_below(random, 6), 1 + wn_random_below(random, 5),
-                        dims[wn_random_below(random, 7)]};
+                        dims[wn_random_below(random, 13)]};
     wn_rope_args a = {.struct_size = WN_SIZEOF(wn_rope_args), .rope_theta = 10000};
     a.rope = number % 2 ? WN_ROPE_HALF_SPLIT : WN_ROPE_INTERLEAVED;
     a.rope_dim = 2 * (1 + wn_random_below(random, (uint32_t)shape[2] / 2));
+    if (number % 5 == 0)
+        a.rope_dim = (uint32_t)shape[2] / 2 * 2;
     a.rope_offset = wn_random_below(random, (uint32_t)shape[2] - a.rope_dim + 1);
     wn_check_case(check, "[%lld, %lld, %lld], channels %u + %u, pairs %u", (long long)shape[0],
                   (long long)shape[1], (long long)shape[2], a.rope_offset, a.rope_dim, a.rope);
@@ -117,7 +119,7 @@ static void refuse_rope(wn_check *check)
 void wn_check_rope(wn_check *check)
 {
     refuse_rope(check);
-    for (int i = 0; i < 60; i++)
+    for (int i = 0; i < 90; i++)
         rope_case(check, i);
 }
 

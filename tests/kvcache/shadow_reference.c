@@ -402,10 +402,11 @@ int64_t shadow_pages_missing(const shadow *of, const wn_kvcache_item *items, uin
     for (uint32_t i = 0; i < num_items; i++) {
         int32_t table[SHADOW_PAGES], length;
         wn_kvcache_tables(of->cache, group, &items[i].sequence, 1, table, SHADOW_PAGES, &length);
-        for (int32_t page = 0; page < SHADOW_PAGES; page++) {
+        for (int32_t page = 0, held = 1; page < SHADOW_PAGES; page++) {
             int32_t begin = page * (int32_t)tokens, end = begin + (int32_t)tokens;
             int new_tokens = items[i].num_tokens > 0 && end + (int32_t)lookback > length;
-            if (table[page] < 0)
+            held = held && table[page] >= 0; /* behind the first -1 a row holds anything */
+            if (!held)
                 missing += begin < length + items[i].num_tokens;
             else if ((items[i].will_compact >> group & 1) || new_tokens)
                 writers[table[page]]++;

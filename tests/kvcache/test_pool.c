@@ -2,6 +2,8 @@
 #include "kvcache/pool.h"
 
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "cache_reference.h"
 #include "suite.h"
@@ -17,6 +19,55 @@ static void mapped_memory_is_zeroed_and_aligned(void)
     wn_pool_unmap(&pool, &wn_memory_mapped);
     wn_pool_unmap(&pool, &wn_memory_mapped);
     CU_ASSERT_PTR_NULL(pool.data);
+}
+
+/* System pages of a pool that are in memory. */
+static uint64_t resident(const wn_pool *pool)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (pool->bytes + page - 1) / page;
+    unsigned char *present = malloc(pages);
+    uint64_t bytes = 0;
+    CU_ASSERT_EQUAL_FATAL(mincore(pool->data, pool->bytes, present), 0);
+    for (size_t i = 0; i < pages; i++)
+        bytes += (present[i] & 1) * page;
+    free(present);
+    return bytes;
+}
+
+/* Lazily mapped and wholly usable, to the last byte, whatever the size. */
+static void a_large_pool_is_aligned_and_lazy(void)
+{
+    const uint64_t huge = 2 << 20, sizes[] = {32 << 20, (64 << 20) + 1, (40 << 20) + 12345};
+    for (int i = 0; i < 3; i++) {
+        wn_pool pool = {.kind = WN_POOL_K, .unit_bytes = 1, .bytes = sizes[i]};
+        CU_ASSERT_EQUAL_FATAL(wn_pool_map(&pool, &wn_memory_mapped, NULL), WN_OK);
+        uint8_t *data = pool.data;
+        CU_ASSERT_EQUAL((uintptr_t)data % huge, 0);
+        CU_ASSERT_EQUAL(resident(&pool), 0);
+        data[5] = 1;
+        CU_ASSERT(resident(&pool) > 0 && resident(&pool) <= huge);
+        CU_ASSERT(data[pool.bytes - 1] == 0);
+        data[pool.bytes - 1] = 1;
+        CU_ASSERT(resident(&pool) <= 2 * huge);
+        wn_pool_unmap(&pool, &wn_memory_mapped);
+    }
+}
+
+/* Neighbours in address space stay whole when one of them goes. */
+static void large_pools_do_not_share(void)
+{
+    wn_pool pools[4];
+    for (int i = 0; i < 4; i++) {
+        pools[i] = (wn_pool){.kind = WN_POOL_K, .unit_bytes = 1, .bytes = (32 << 20) + 4096 * i};
+        CU_ASSERT_EQUAL_FATAL(wn_pool_map(&pools[i], &wn_memory_mapped, NULL), WN_OK);
+        ((uint8_t *)pools[i].data)[0] = ((uint8_t *)pools[i].data)[pools[i].bytes - 1] = 1;
+    }
+    for (int i = 1; i >= 0; i--) {
+        wn_pool_unmap(&pools[2 * i + 1], &wn_memory_mapped);
+        const uint8_t *data = pools[2 * i].data;
+        CU_ASSERT(data[0] == 1 && data[pools[2 * i].bytes - 1] == 1);
+        wn_pool_unmap(&pools[2 * i], &wn_memory_mapped);
+    }
 }
 
 static void an_empty_pool_is_not_mapped(void)
@@ -65,6 +116,8 @@ static void a_bundle_is_the_groups_pages(void)
 
 WN_SUITE("kvcache.pool",
          {"mapped memory is zeroed and aligned", mapped_memory_is_zeroed_and_aligned},
+         {"a large pool is aligned and lazy", a_large_pool_is_aligned_and_lazy},
+         {"large pools do not share", large_pools_do_not_share},
          {"an empty pool is not mapped", an_empty_pool_is_not_mapped},
          {"too much is an error", too_much_is_an_error},
          {"a bundle is the group's pages", a_bundle_is_the_groups_pages})

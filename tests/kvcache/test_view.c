@@ -167,9 +167,12 @@ static void tables_have_a_row_each(void)
         CU_ASSERT_EQUAL(wn_kvcache_sequence_create(cache, &ids[i], NULL), WN_OK);
         CU_ASSERT_EQUAL(cache_append(cache, ids[i], 7 * i, NULL), WN_OK);
     }
+    for (int i = 0; i < 18; i++)
+        table[i / 6][i % 6] = 77;
     wn_kvcache_tables(cache, 1, ids, 3, table[0], 6, length);
     CU_ASSERT(length[0] == 0 && length[1] == 7 && length[2] == 14);
-    CU_ASSERT(table[0][0] == -1 && table[1][2] == -1 && table[2][3] == -1 && table[2][5] == -1);
+    CU_ASSERT(table[0][0] == -1 && table[1][2] == -1 && table[2][3] == -1);
+    CU_ASSERT(table[0][1] == 77 && table[1][3] == 77 && table[2][5] == 77); /* left alone */
     int32_t pages[] = {table[1][0], table[1][1], table[2][0], table[2][1], table[2][2]};
     uint64_t seen = 0;
     for (int i = 0; i < 5; i++) {

@@ -61,11 +61,14 @@ static void hadamard(int32_t n, double *x)
         x[i] = to_bfloat16(y[i] / sqrt(n));
 }
 
-static double scale_of(const dsa_indexer *indexer, const double *x)
+/* least: the smallest greatest magnitude that a scale is made for. */
+static double scale_of(const dsa_indexer *indexer, const double *x, float least)
 {
-    float greatest = 1e-4f;
+    float greatest = least;
     for (int32_t d = 0; d < indexer->dim; d++)
         greatest = fmaxf(greatest, (float)fabs(x[d]));
+    if (indexer->int8)
+        return greatest > 0 ? greatest / 63.0f : 1;
     if (indexer->raw)
         return greatest / 448.0f;
     const float wanted = greatest * (float)(1 / 448.0);
@@ -75,8 +78,8 @@ static double scale_of(const dsa_indexer *indexer, const double *x)
     return scale;
 }
 
-double dsa_reference_vector(const dsa_indexer *indexer, const double *x, int32_t position,
-                            double *values)
+static double vector(const dsa_indexer *indexer, const double *x, int32_t position, float least,
+                     double *values)
 {
     for (int32_t d = 0; d < indexer->dim; d++)
         values[d] = to_bfloat16(x[d]);
@@ -84,12 +87,18 @@ double dsa_reference_vector(const dsa_indexer *indexer, const double *x, int32_t
         rotate(indexer, position, values);
     if (indexer->hadamard)
         hadamard(indexer->dim, values);
-    if (!indexer->fp8)
+    if (!indexer->fp8 && !indexer->int8)
         return 1;
-    const double scale = scale_of(indexer, values);
+    const double scale = scale_of(indexer, values, least);
     for (int32_t d = 0; d < indexer->dim; d++)
-        values[d] = to_e4m3(values[d] / scale);
+        values[d] = indexer->fp8 ? to_e4m3(values[d] / scale) : nearbyint(values[d] / scale);
     return scale;
+}
+
+double dsa_reference_vector(const dsa_indexer *indexer, const double *x, int32_t position,
+                            double *values)
+{
+    return vector(indexer, x, position, 1e-4f, values);
 }
 
 void dsa_reference_scores(const dsa_indexer *indexer, const double *q, const double *weights,
@@ -99,7 +108,8 @@ void dsa_reference_scores(const dsa_indexer *indexer, const double *q, const dou
     const int32_t dim = indexer->dim;
     double sum[DSA_MAX_KEYS] = {0}, query[DSA_MAX_DIM];
     for (int32_t h = 0; h < indexer->heads; h++) {
-        const double q_scale = dsa_reference_vector(indexer, q + h * dim, length - 1, query);
+        const double q_scale =
+            vector(indexer, q + h * dim, length - 1, indexer->int8 ? 0 : 1e-4f, query);
         for (int32_t j = 0; j < length; j++) {
             double dot = 0;
             for (int32_t d = 0; d < dim; d++)

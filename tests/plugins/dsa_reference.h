@@ -13,8 +13,9 @@ enum { DSA_AS_IS, DSA_HALF_SPLIT, DSA_INTERLEAVED };
 
 typedef struct dsa_indexer {
     int32_t heads, dim, topk;
-    int32_t fp8;      /* 1: queries and keys in e4m3 with a scale each; 0: bfloat16 */
-    int32_t raw;      /* 1: scale amax/448; 0: rounded up to a power of two */
+    int32_t fp8;      /* 1: queries and keys in e4m3 with a scale each */
+    int32_t int8;     /* 1: in integers up to 63 with a scale each; neither: bfloat16 */
+    int32_t raw;      /* fp8: 1: scale amax/448; 0: rounded up to a power of two */
     int32_t hadamard; /* 1: before rounding to fp8 */
     int32_t rope;     /* of the first rope_dim channels: DSA_... */
     int32_t rope_dim;

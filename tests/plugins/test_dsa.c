@@ -63,7 +63,8 @@ static dsa_indexer indexer_of(const indexer_shape *shape, const check_setting *s
         .heads = (int32_t)shape->heads,
         .dim = (int32_t)shape->dim,
         .topk = (int32_t)shape->topk,
-        .fp8 = !is_text(settings, "indexer_k_dtype", "bf16"),
+        .fp8 = find(settings, "indexer_k_dtype") == NULL,
+        .int8 = is_text(settings, "indexer_k_dtype", "int8"),
         .raw = is_text(settings, "scale_format", "raw"),
         .hadamard = number(settings, "hadamard") != 0,
         .rope_dim = (int32_t)number(settings, "indexer_rope_dim"),
@@ -152,6 +153,9 @@ static const check_setting interleaved[] = {ROTATED(1), {NULL, 0, NULL}};
 static const check_setting raw_scales[] = {{"scale_format", 0, "raw"}, {NULL, 0, NULL}};
 static const check_setting hadamard_fp8[] = {{"hadamard", 1, NULL}, {NULL, 0, NULL}};
 static const check_setting bf16_keys[] = {{"indexer_k_dtype", 0, "bf16"}, {NULL, 0, NULL}};
+static const check_setting int8_keys[] = {{"indexer_k_dtype", 0, "int8"}, {NULL, 0, NULL}};
+static const check_setting int8_hadamard[] = {
+    {"indexer_k_dtype", 0, "int8"}, {"hadamard", 1, NULL}, {NULL, 0, NULL}};
 static const check_setting everything[] = {{"hadamard", 1, NULL},
                                            {"indexer_max_chunk_size", 7, NULL},
                                            {"skip_indexer_for_short_seqs", 0, NULL},
@@ -165,9 +169,9 @@ static const check_setting bf16_everything[] = {{"indexer_k_dtype", 0, "bf16"},
 
 static void rows_equal_reference(void)
 {
-    static const check_setting *const all[] = {NULL,       half_split,     interleaved,
-                                               raw_scales, hadamard_fp8,   bf16_keys,
-                                               everything, bf16_everything};
+    static const check_setting *const all[] = {
+        NULL,      half_split, interleaved,     raw_scales, hadamard_fp8,
+        bf16_keys, everything, bf16_everything, int8_keys,  int8_hadamard};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         indexer_host *host = play(&usual, all[i], wn_test_seed());
         compare(host, all[i]);
@@ -686,15 +690,18 @@ static void inputs_are_checked(void)
 /* Each stored format has a name of its own. */
 static void formats_have_names(void)
 {
-    static const check_setting *const all[] = {NULL, raw_scales, hadamard_fp8, bf16_keys,
-                                               bf16_everything};
-    static const char *const names[] = {"dsa.indexer_keys.fp8.pow2", "dsa.indexer_keys.fp8.raw",
-                                        "dsa.indexer_keys.fp8.pow2.hadamard",
-                                        "dsa.indexer_keys.bf16", "dsa.indexer_keys.bf16.hadamard"};
+    static const check_setting *const all[] = {
+        NULL, raw_scales, hadamard_fp8, bf16_keys, bf16_everything, int8_keys, int8_hadamard};
+    static const char *const names[] = {
+        "dsa.indexer_keys.fp8.pow2",          "dsa.indexer_keys.fp8.raw",
+        "dsa.indexer_keys.fp8.pow2.hadamard", "dsa.indexer_keys.bf16",
+        "dsa.indexer_keys.bf16.hadamard",     "dsa.indexer_keys.int8",
+        "dsa.indexer_keys.int8.hadamard"};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         indexer_host *host = open_host(&usual, all[i], 1);
         CU_ASSERT_STRING_EQUAL(host->pool[0].layout, names[i]);
-        CU_ASSERT_EQUAL(host->pool[0].bytes, INDEXER_PAGE_TOKENS * (i < 3 ? 32u + 4 : 2 * 32u));
+        CU_ASSERT_EQUAL(host->pool[0].bytes,
+                        INDEXER_PAGE_TOKENS * (i == 3 || i == 4 ? 2 * 32u : 32u + 4));
         CU_ASSERT_EQUAL(host->bounds.step_bytes, 0);
         indexer_host_destroy(host);
     }

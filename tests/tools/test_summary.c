@@ -43,6 +43,8 @@ static void for_people(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(made, "lost the fact"));
     CU_ASSERT_PTR_NOT_NULL(strstr(made, "50%"));
     CU_ASSERT_PTR_NOT_NULL(strstr(made, "layer 5"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(made, "Where the time went"));
+    CU_ASSERT_PTR_NULL(strstr(made, "break-even"));
     for (const char *line = made; *line != '\0'; line += strcspn(line, "\n") + 1)
         CU_ASSERT(strcspn(line, "\n") <= 110);
     free(made);
@@ -119,6 +121,13 @@ static void for_programs(void)
     CU_ASSERT_STRING_EQUAL(
         json_string_value(json_object_get(json_object_get(method, "fact"), "verdict")), "lost");
     CU_ASSERT_EQUAL(json_array_size(json_object_get(method, "layers")), 2);
+    CU_ASSERT_DOUBLE_EQUAL(json_number_value(json_object_get(method, "ms_per_prompt")), 4, 1e-9);
+    CU_ASSERT_DOUBLE_EQUAL(json_number_value(json_object_get(method, "us_per_generated_token")),
+                           125, 1e-9);
+    CU_ASSERT(json_is_null(json_object_get(method, "time_verdict")));
+    json_t *time = json_object_get(method, "generation_parts_seconds");
+    CU_ASSERT_DOUBLE_EQUAL(json_number_value(json_object_get(time, "total")), 0.002, 1e-12);
+    CU_ASSERT(json_is_real(json_object_get(time, "attend")));
     json_decref(all);
     free(made);
     end();

@@ -76,12 +76,14 @@ WN_STRUCT(wn_landmark_view, landmark_size);
 /* Keys of a lightning indexer, one vector per token, paged by the KV cache's page ids. A page, at
  * data + page*page_stride bytes, is planar:
  *   WN_F8_E4M3   tokens_per_page * dim codes, a multiple of 4, then tokens_per_page float32 scales
+ *   WN_I8        likewise; codes in -63 .. 63 (seven bits) are scored fastest, and indexer_append
+ *                writes no others
  *   WN_BF16      tokens_per_page * dim bfloat16, no scales
  * Embedded by value: frozen. */
 typedef struct wn_indexer_view {
     uint8_t *data;
     int64_t page_stride; /* bytes, a multiple of 4 */
-    uint32_t dtype;      /* WN_F8_E4M3, WN_BF16 */
+    uint32_t dtype;      /* WN_F8_E4M3, WN_I8, WN_BF16 */
     uint32_t dim;
     uint32_t tokens_per_page;
     uint32_t reserved;

@@ -3,6 +3,6 @@
 #ifndef WINNOW_LAYOUT_H
 #define WINNOW_LAYOUT_H
 
-#define WN_ABI_LAYOUT 0x318e5129cee24aa5ULL
+#define WN_ABI_LAYOUT 0x6a28025a72974134ULL
 
 #endif

@@ -212,7 +212,8 @@ typedef struct wn_attend_args {
     /* Room for the results of parts of a long request's keys, so that several threads can share
      * one: num_heads * (v_head_dim + 16) * 4 bytes per query token and part; 64 parts at most.
      * Caller's, contents undefined before and after. With less room, or NULL, the same bits come
-     * out of fewer threads. */
+     * out of fewer threads. In a step it is the engine's, room for a few requests, given to every
+     * layer's call in turn: a hook that attends may use it until it returns. */
     void *workspace;
     int64_t workspace_bytes;
 } wn_attend_args;
@@ -465,7 +466,8 @@ typedef struct wn_hadamard_args {
 } wn_hadamard_args;
 WN_STRUCT(wn_hadamard_args, out);
 
-/* Quantises indexer keys (if the view asks for it) and writes them to their slots. */
+/* Quantises indexer keys (if the view asks for it) and writes them to their slots. The scale rule's
+ * `greatest` is 448 for e4m3 and 63 for int8: seven bits, of which two products add up in 16. */
 typedef struct wn_indexer_append_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -484,8 +486,14 @@ WN_STRUCT(wn_indexer_append_args, least_amax);
  * stored unless asked for. With S_j the key's scale (1 for bfloat16):
  *   score(t, j) = S_j * sum over heads h of weights[t,h] * q_scale[t,h] * weight_scale *
  *                 max(q[t,h] . key_j, 0)
- * in double, rounded to float32 once; max(NaN, 0) is NaN. Weights may be negative, so scores are
- * signed. Query token i of request b, with length L and n = q_len[b], may see slots
+ * max(NaN, 0) is NaN. Weights may be negative, so scores are signed. The reference computes in
+ * double and rounds once; other variants may sum in float32. What is selected is exact: the k best
+ * of the scores as they were computed, whether they are asked for or not.
+ * With int8 keys the query is rounded too, which makes its dot products exact: with amax the
+ * greatest |q[t,h,d]| over d and s = amax / 63 in float32 (1 where that is 0), s * n stands for
+ * q[t,h,d], n being q[t,h,d] / s in float32, rounded to the nearest integer (ties to even) and cut
+ * to -63 .. 63. Where a q is NaN or infinite, s is NaN.
+ * Query token i of request b, with length L and n = q_len[b], may see slots
  * j < L - n + i + 1, and, where bounds are given, first[t] <= j < end[t]. Ties and NaN as for topk.
  */
 typedef struct wn_indexer_topk_args {
@@ -512,8 +520,13 @@ typedef struct wn_indexer_topk_args {
                            in their whole width, -inf in slots that a row does not see; for
                            tests and reports; data NULL: not wanted */
     int64_t *nan_count; /* added to atomically; or NULL */
+    /* Room for the best of parts of a long row's keys, so that several threads can share one:
+     * 8 * k + 64 bytes per row and part, 4-byte aligned; 64 parts at most. Caller's, contents
+     * undefined before and after. With less room, or NULL, the same comes out of fewer threads. */
+    void *part_workspace;
+    int64_t part_workspace_bytes;
 } wn_indexer_topk_args;
-WN_STRUCT(wn_indexer_topk_args, nan_count);
+WN_STRUCT(wn_indexer_topk_args, part_workspace_bytes);
 
 /* ---------------------------------------------------------------- the table */
 

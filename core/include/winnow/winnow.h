@@ -157,7 +157,10 @@ typedef struct wn_memory_plan {
     uint64_t scale_bytes;    /* scales of quantised caches */
     uint64_t position_bytes; /* logical positions, for layers that evict */
     uint64_t page_table_bytes;
-    uint64_t workspace_bytes; /* plugins' workspaces, step memory, selections: of an open batch */
+    /* Of one open batch: selections, plugins' workspaces and step memory, and room for partial
+     * results of attention (wn_attend_args.workspace). Kept for the next batch; room that no step
+     * uses stays untouched. */
+    uint64_t workspace_bytes;
     uint64_t aux_bytes[16];
     char aux_name[16][48];    /* "method.pool" */
     uint64_t capacity_tokens; /* what the pages of a layer hold: divides into bytes per token */

@@ -1,0 +1,429 @@
+/* attend_block.h: the two products of attention over a block of keys for one to four query rows
+ * that share them: scores = q K^T and out += weights V, straight from the cache's codes. Every code
+ * is converted once for all rows. Lanes are channels: they come as pairs of vectors in the order in
+ * which the codes unpack most cheaply ("folded": a chunk's even channels, then its odd ones, for
+ * bfloat16), so that q is folded before and the result unfolded after. Scores and weights are
+ * [key][lanes]: the exponentials need no step across lanes.
+ *
+ * A row's score is the sum of WN_VL partial sums over channels in ascending order; its outputs add
+ * key after key. Neither depends on which other rows share the block. */
+#ifndef WN_CPU_ATTEND_BLOCK_H
+#define WN_CPU_ATTEND_BLOCK_H
+
+#include "kernels/cpu/vector.h"
+
+enum {
+    WN_CHUNK = 2 * WN_VL, /* channels that are loaded at once */
+    WN_ROWS_SHARED = 4,   /* query rows that share a converted code */
+    WN_LINE_BYTES = 64
+};
+
+/* Scores of so many rows lie so many floats apart from key to key. */
+WN_INLINE int wn_lanes_of(int rows)
+{
+    return rows == 3 ? 4 : rows;
+}
+
+/* Where the rows of some keys lie: row j begins at base + offset[j] * the dtype's bytes. The rows
+ * that will be needed soon lie likewise at ahead: they are prefetched as row j is read. offset and
+ * ahead_offset have WN_VL entries that may be read beyond the last key. */
+typedef struct wn_key_rows {
+    const char *base, *ahead;
+    const int64_t *offset, *ahead_offset;
+    int64_t dim;
+} wn_key_rows;
+
+WN_INLINE int64_t wn_code_bytes(uint32_t dtype)
+{
+    return dtype == WN_F32 ? 4 : dtype == WN_F16 || dtype == WN_BF16 ? 2 : 1;
+}
+
+/* What e4m3 codes must still be multiplied by after wn_load_chunk. */
+#define WN_E4M3_UNIT 0x1p8f
+
+/* Keeps gcc from loading or computing a value twice. */
+#define WN_IN_REGISTER(x) __asm__("" : "+x"(x))
+
+/* ---- WN_CHUNK codes as two vectors, folded */
+
+#ifdef __AVX512F__
+
+/* e4m3 as half precision: exponent and mantissa move up by 7 bits, which makes the value 2^8 too
+ * small and is exact, denormals included. The two NaN codes become all ones. */
+WN_INLINE __m512i wn_half_of_e4m3(__m256i code)
+{
+    __m512i x = _mm512_slli_epi16(_mm512_cvtepi8_epi16(code), 7);
+    __m512i half = _mm512_and_si512(x, _mm512_set1_epi16((short)0xbf80));
+    __m512i magnitude = _mm512_and_si512(half, _mm512_set1_epi16(0x3f80));
+    __mmask32 nan = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x3f80));
+    return _mm512_mask_blend_epi16(nan, half, _mm512_set1_epi16(-1));
+}
+
+WN_INLINE void wn_load_chunk(uint32_t dtype, const char *p, wn_vf *a, wn_vf *b)
+{
+    if (dtype == WN_BF16) {
+        __m512i x = _mm512_loadu_si512(p);
+        WN_IN_REGISTER(x);
+        *a = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+        *b = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)));
+    } else if (dtype == WN_F8_E4M3) {
+        __m512i x = wn_half_of_e4m3(_mm256_loadu_si256((const __m256i *)p));
+        *a = _mm512_cvtph_ps(_mm512_castsi512_si256(x));
+        *b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
+    } else {
+        *a = wn_vf_from(dtype, p);
+        *b = wn_vf_from(dtype, p + WN_VL * wn_code_bytes(dtype));
+    }
+}
+
+/* Only the first n channels, 0 < n < WN_CHUNK; the others are 0. */
+WN_INLINE void wn_load_chunk_first(uint32_t dtype, const char *p, int64_t n, wn_vf *a, wn_vf *b)
+{
+    __m512i copy[2];
+    if (dtype == WN_F32) {
+        *a = wn_vf_load_first((const float *)p, n < WN_VL ? n : WN_VL);
+        *b = wn_vf_load_first((const float *)p + WN_VL, n < WN_VL ? 0 : n - WN_VL);
+        return;
+    }
+    __mmask32 mask = (__mmask32)((1u << n) - 1);
+    copy[0] = wn_code_bytes(dtype) == 2 ? _mm512_maskz_loadu_epi16(mask, p)
+                                        : _mm512_castsi256_si512(_mm256_maskz_loadu_epi8(mask, p));
+    wn_load_chunk(dtype, (const char *)copy, a, b);
+}
+
+/* Pairs of vectors in the order of memory, from and to the order "even channels, odd channels". */
+WN_INLINE void wn_split_pairs(wn_vf *a, wn_vf *b)
+{
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    __m512 x = _mm512_permutex2var_ps(*a, even, *b);
+    *b = _mm512_permutex2var_ps(*a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), *b);
+    *a = x;
+}
+WN_INLINE void wn_join_pairs(wn_vf *a, wn_vf *b)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    __m512 x = _mm512_permutex2var_ps(*a, low, *b);
+    *b = _mm512_permutex2var_ps(*a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), *b);
+    *a = x;
+}
+
+/* One value per key, repeated for `lanes` lanes, for WN_VL / lanes keys. */
+WN_INLINE wn_vf wn_vf_per_key(int lanes, const float *p)
+{
+    const __m512i by4 = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const __m512i by2 = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    if (lanes == 4)
+        return _mm512_permutexvar_ps(by4, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+    if (lanes == 2)
+        return _mm512_permutexvar_ps(by2, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+    return wn_vf_load(p);
+}
+
+/* Lane i of the result: the sum of x[i]. Folding two vectors into one takes what stays in place by
+ * a blend, which any port does, and what moves by one shuffle. */
+WN_INLINE wn_vf wn_vf_sums(const wn_vf x[WN_VL])
+{
+    __m512 y[8], z[4];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) /* [a02 a13 b02 b13] in each quarter */
+        y[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, x[2 * i], x[2 * i + 1]),
+                             _mm512_shuffle_ps(x[2 * i], x[2 * i + 1], 0x4e));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) /* [a b c d] */
+        z[i] = _mm512_add_ps(_mm512_shuffle_ps(y[2 * i], y[2 * i + 1], 0x88),
+                             _mm512_shuffle_ps(y[2 * i], y[2 * i + 1], 0xdd));
+    __m512 u = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, z[0], z[1]),
+                             _mm512_shuffle_f32x4(z[0], z[1], 0x4e));
+    __m512 v = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, z[2], z[3]),
+                             _mm512_shuffle_f32x4(z[2], z[3], 0x4e));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(u, v, 0x88), _mm512_shuffle_f32x4(u, v, 0xdd));
+}
+
+#else /* AVX2 */
+
+WN_INLINE __m256i wn_half_of_e4m3(__m128i code)
+{
+    __m256i x = _mm256_slli_epi16(_mm256_cvtepi8_epi16(code), 7);
+    __m256i half = _mm256_and_si256(x, _mm256_set1_epi16((short)0xbf80));
+    __m256i magnitude = _mm256_and_si256(half, _mm256_set1_epi16(0x3f80));
+    __m256i nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80));
+    return _mm256_or_si256(half, nan);
+}
+
+WN_INLINE void wn_load_chunk(uint32_t dtype, const char *p, wn_vf *a, wn_vf *b)
+{
+    if (dtype == WN_BF16) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)p);
+        WN_IN_REGISTER(x);
+        *a = _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+        *b = _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0xffff0000)));
+    } else if (dtype == WN_F8_E4M3) {
+        __m256i x = wn_half_of_e4m3(_mm_loadu_si128((const __m128i *)p));
+        *a = _mm256_cvtph_ps(_mm256_castsi256_si128(x));
+        *b = _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1));
+    } else {
+        *a = wn_vf_from(dtype, p);
+        *b = wn_vf_from(dtype, p + WN_VL * wn_code_bytes(dtype));
+    }
+}
+
+WN_INLINE void wn_load_chunk_first(uint32_t dtype, const char *p, int64_t n, wn_vf *a, wn_vf *b)
+{
+    __m128i copy[4] = {_mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128(),
+                       _mm_setzero_si128()};
+    if (n == 8 && wn_code_bytes(dtype) == 2) /* head dims of 40, 72: worth a line */
+        copy[0] = _mm_loadu_si128((const __m128i *)p);
+    else
+        memcpy(copy, p, (size_t)(n * wn_code_bytes(dtype)));
+    wn_load_chunk(dtype, (const char *)copy, a, b);
+}
+
+WN_INLINE void wn_split_pairs(wn_vf *a, wn_vf *b)
+{
+    __m256 even = _mm256_shuffle_ps(*a, *b, 0x88), odd = _mm256_shuffle_ps(*a, *b, 0xdd);
+    *a = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xd8));
+    *b = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(odd), 0xd8));
+}
+WN_INLINE void wn_join_pairs(wn_vf *a, wn_vf *b)
+{
+    __m256 low = _mm256_unpacklo_ps(*a, *b), high = _mm256_unpackhi_ps(*a, *b);
+    *a = _mm256_permute2f128_ps(low, high, 0x20);
+    *b = _mm256_permute2f128_ps(low, high, 0x31);
+}
+
+WN_INLINE wn_vf wn_vf_per_key(int lanes, const float *p)
+{
+    const __m256i by2 = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    if (lanes == 4)
+        return _mm256_set_m128(_mm_broadcast_ss(p + 1), _mm_broadcast_ss(p));
+    if (lanes == 2)
+        return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), by2);
+    return wn_vf_load(p);
+}
+
+WN_INLINE wn_vf wn_vf_sums(const wn_vf x[WN_VL])
+{
+    __m256 y[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        y[i] = _mm256_add_ps(_mm256_blend_ps(x[2 * i], x[2 * i + 1], 0xcc),
+                             _mm256_shuffle_ps(x[2 * i], x[2 * i + 1], 0x4e));
+    __m256 u =
+        _mm256_add_ps(_mm256_shuffle_ps(y[0], y[1], 0x88), _mm256_shuffle_ps(y[0], y[1], 0xdd));
+    __m256 v =
+        _mm256_add_ps(_mm256_shuffle_ps(y[2], y[3], 0x88), _mm256_shuffle_ps(y[2], y[3], 0xdd));
+    return _mm256_add_ps(_mm256_blend_ps(u, v, 0xf0), _mm256_permute2f128_ps(u, v, 0x21));
+}
+
+#endif
+
+/* Folds and unfolds a row of floats in place; `padded` is a multiple of WN_CHUNK. */
+WN_INLINE void wn_fold(uint32_t dtype, float *row, int64_t padded)
+{
+    for (int64_t d = 0; d < padded && dtype == WN_BF16; d += WN_CHUNK) {
+        wn_vf a = wn_vf_load(row + d), b = wn_vf_load(row + d + WN_VL);
+        wn_split_pairs(&a, &b);
+        wn_vf_store(row + d, a);
+        wn_vf_store(row + d + WN_VL, b);
+    }
+}
+WN_INLINE void wn_unfold(uint32_t dtype, float *row, int64_t padded)
+{
+    for (int64_t d = 0; d < padded && dtype == WN_BF16; d += WN_CHUNK) {
+        wn_vf a = wn_vf_load(row + d), b = wn_vf_load(row + d + WN_VL);
+        wn_join_pairs(&a, &b);
+        wn_vf_store(row + d, a);
+        wn_vf_store(row + d + WN_VL, b);
+    }
+}
+
+/* ---- q K^T */
+
+/* The line of the coming rows that lies where channel d of the rows from j on does. */
+WN_INLINE void wn_prefetch_rows(const wn_key_rows *k, int64_t bytes, int64_t j, int count,
+                                int64_t at)
+{
+    if (at % WN_LINE_BYTES == 0)
+        for (int t = 0; t < count; t++)
+            _mm_prefetch(k->ahead + k->ahead_offset[j + t] * bytes + at, _MM_HINT_T1);
+}
+
+/* One chunk of the dot products of WN_VL / lanes keys with `rows` rows. */
+WN_INLINE void wn_score_chunk(uint32_t dtype, int rows, const char *const *key, int64_t d,
+                              int64_t first, const float *q, int64_t stride, wn_vf acc[WN_VL])
+{
+    const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
+    wn_vf a[WN_VL], b[WN_VL], x[2], y[2];
+    int64_t at = d * wn_code_bytes(dtype);
+    if (rows > 2) {
+#pragma GCC unroll 16
+        for (int t = 0; t < keys; t++)
+            if (first == 0)
+                wn_load_chunk(dtype, key[t] + at, &a[t], &b[t]);
+            else
+                wn_load_chunk_first(dtype, key[t] + at, first, &a[t], &b[t]);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            wn_vf z = wn_vf_load(q + r * stride + d);
+            WN_IN_REGISTER(z);
+#pragma GCC unroll 16
+            for (int t = 0; t < keys; t++)
+                acc[t * lanes + r] = wn_vf_fma(a[t], z, acc[t * lanes + r]);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            wn_vf z = wn_vf_load(q + r * stride + d + WN_VL);
+            WN_IN_REGISTER(z);
+#pragma GCC unroll 16
+            for (int t = 0; t < keys; t++)
+                acc[t * lanes + r] = wn_vf_fma(b[t], z, acc[t * lanes + r]);
+        }
+        return;
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < rows; r++) {
+        x[r] = wn_vf_load(q + r * stride + d);
+        y[r] = wn_vf_load(q + r * stride + d + WN_VL);
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < keys; t++) {
+        if (first == 0)
+            wn_load_chunk(dtype, key[t] + at, &a[0], &b[0]);
+        else
+            wn_load_chunk_first(dtype, key[t] + at, first, &a[0], &b[0]);
+#pragma GCC unroll 2
+        for (int r = 0; r < rows; r++) {
+            acc[t * lanes + r] = wn_vf_fma(a[0], x[r], acc[t * lanes + r]);
+            acc[t * lanes + r] = wn_vf_fma(b[0], y[r], acc[t * lanes + r]);
+        }
+    }
+}
+
+/* s[key][lanes] = factor * the dot products of `count` keys with `rows` (1 .. 4) folded rows of q.
+ * With 3 rows the fourth lane is 0. Writes whole vectors: up to WN_VL - 1 floats beyond, for keys
+ * that offset repeats. */
+WN_INLINE void wn_score_rows(uint32_t dtype, int rows, const wn_key_rows *k, int64_t count,
+                             const float *q, int64_t stride, float factor, float *s)
+{
+    const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
+    int64_t bytes = wn_code_bytes(dtype), whole = k->dim / WN_CHUNK * WN_CHUNK;
+    for (int64_t j = 0; j < count; j += keys) {
+        const char *key[WN_VL];
+        wn_vf acc[WN_VL];
+#pragma GCC unroll 16
+        for (int i = 0; i < WN_VL; i++)
+            acc[i] = wn_vf_zero();
+#pragma GCC unroll 16
+        for (int t = 0; t < keys; t++)
+            key[t] = k->base + k->offset[j + t] * bytes;
+        for (int64_t d = 0; d < whole; d += WN_CHUNK) {
+            wn_prefetch_rows(k, bytes, j, keys, d * bytes);
+            wn_score_chunk(dtype, rows, key, d, 0, q, stride, acc);
+        }
+        if (whole < k->dim)
+            wn_score_chunk(dtype, rows, key, whole, k->dim - whole, q, stride, acc);
+        wn_vf_store(s + j * lanes, wn_vf_mul(wn_vf_sums(acc), wn_vf_set(factor)));
+    }
+}
+
+#ifdef __AVX512BF16__
+
+/* The same with queries and keys of bfloat16, both as they are stored: products of pairs of
+ * channels, exact, summed in floats. stride: floats, each holding two channels. */
+WN_INLINE void wn_dot_rows(int rows, const wn_key_rows *k, int64_t count, const float *q,
+                           int64_t stride, float factor, float *s)
+{
+    const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
+    for (int64_t j = 0; j < count; j += keys) {
+        const char *key[WN_VL];
+        wn_vf acc[WN_VL];
+#pragma GCC unroll 16
+        for (int i = 0; i < WN_VL; i++)
+            acc[i] = wn_vf_zero();
+#pragma GCC unroll 16
+        for (int t = 0; t < keys; t++)
+            key[t] = k->base + k->offset[j + t] * 2;
+        for (int64_t d = 0; d < k->dim; d += WN_CHUNK) {
+            int64_t left = k->dim - d < WN_CHUNK ? k->dim - d : WN_CHUNK;
+            __mmask32 mask = (__mmask32)((1ULL << left) - 1);
+            __m512bh x[WN_ROWS_SHARED];
+            wn_prefetch_rows(k, 2, j, keys, d * 2);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++)
+                x[r] = (__m512bh)_mm512_loadu_si512(q + r * stride + d / 2);
+#pragma GCC unroll 16
+            for (int t = 0; t < keys; t++) {
+                __m512bh y = (__m512bh)_mm512_maskz_loadu_epi16(mask, key[t] + d * 2);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++)
+                    acc[t * lanes + r] = _mm512_dpbf16_ps(acc[t * lanes + r], x[r], y);
+            }
+        }
+        wn_vf_store(s + j * lanes, wn_vf_mul(wn_vf_sums(acc), wn_vf_set(factor)));
+    }
+}
+
+#endif
+
+/* ---- weights V */
+
+/* `chunks` chunks of channels from d on; with first > 0 one chunk of so many channels. */
+WN_INLINE void wn_add_chunks(uint32_t dtype, int rows, int chunks, const wn_key_rows *v,
+                             int64_t count, const float *weight, int64_t d, int64_t first,
+                             float *out, int64_t stride)
+{
+    const int lanes = wn_lanes_of(rows);
+    int64_t bytes = wn_code_bytes(dtype);
+    wn_vf acc[WN_ROWS_SHARED][8];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < 2 * chunks; c++)
+            acc[r][c] = wn_vf_load(out + r * stride + d + c * WN_VL);
+    for (int64_t j = 0; j < count; j++) {
+        const char *at = v->base + v->offset[j] * bytes + d * bytes;
+#pragma GCC unroll 4
+        for (int c = 0; c < chunks; c++)
+            wn_prefetch_rows(v, bytes, j, 1, (d + c * WN_CHUNK) * bytes);
+        wn_vf a[4], b[4];
+#pragma GCC unroll 4
+        for (int c = 0; c < chunks; c++)
+            if (first == 0)
+                wn_load_chunk(dtype, at + c * WN_CHUNK * bytes, &a[c], &b[c]);
+            else
+                wn_load_chunk_first(dtype, at, first, &a[c], &b[c]);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            wn_vf w = wn_vf_set(weight[j * lanes + r]);
+            WN_IN_REGISTER(w);
+#pragma GCC unroll 4
+            for (int c = 0; c < chunks; c++) {
+                acc[r][2 * c] = wn_vf_fma(w, a[c], acc[r][2 * c]);
+                acc[r][2 * c + 1] = wn_vf_fma(w, b[c], acc[r][2 * c + 1]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < 2 * chunks; c++)
+            wn_vf_store(out + r * stride + d + c * WN_VL, acc[r][c]);
+}
+
+/* out[row] += sum of weight[key][row] * V[key], key after key; rows of out are folded. */
+WN_INLINE void wn_add_rows(uint32_t dtype, int rows, const wn_key_rows *v, int64_t count,
+                           const float *weight, float *out, int64_t stride)
+{
+    /* As many accumulators as there are registers for. */
+    const int chunks = WN_VL == 16 ? (rows > 2 ? 2 : 4) : rows > 2 ? 1 : rows == 2 ? 2 : 4;
+    int64_t whole = v->dim / WN_CHUNK * WN_CHUNK, d = 0;
+    for (; d + chunks * WN_CHUNK <= whole; d += chunks * WN_CHUNK)
+        wn_add_chunks(dtype, rows, chunks, v, count, weight, d, 0, out, stride);
+    for (; d < whole; d += WN_CHUNK)
+        wn_add_chunks(dtype, rows, 1, v, count, weight, d, 0, out, stride);
+    if (d < v->dim)
+        wn_add_chunks(dtype, rows, 1, v, count, weight, d, v->dim - d, out, stride);
+}
+
+#endif

@@ -1,0 +1,509 @@
+/* topk.c: the k greatest scores of each row. What is chosen is told by a threshold: every score
+ * above it, and the first so many of those equal to it. Short rows stay in the first-level cache:
+ * the k-th of the maxima of small groups is a lower bound, the few scores that reach it are the
+ * candidates, and bisection over the order of floats finds the threshold among them. Long rows
+ * take the bound from a sample, so that one streaming pass finds the candidates; no branch in it
+ * depends on a score. Where so much is wanted that candidates do not fit, a bracket from the sample
+ * leaves few scores undecided, and a second pass writes the indices. Whatever the data, few passes
+ * end it: at worst one for each bit of a float. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/pack_lanes.h"
+#include "kernels/parallel.h"
+#include "kernels/refuse.h"
+
+#include <float.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+enum {
+    BLOCK = 4096,           /* scores that are looked at together; shorter rows are one block */
+    CANDIDATES = 7 * BLOCK, /* how many can be held */
+    SAMPLE = 16384,         /* at most; one score in SAMPLED of the row */
+    SAMPLED = 32,
+    SAMPLE_RUN = 8,   /* neighbours that are sampled together: half a line */
+    TINY_WORK = 16384 /* scores of a call for which no thread is woken */
+};
+
+typedef struct score_row {
+    const float *data;
+    int64_t stride, length;
+} score_row;
+
+/* Scores in the order of their indices; index only where it is wanted. Room for whole vectors. */
+typedef struct candidates {
+    int64_t count;
+    bool nan_met; /* while they were collected */
+    _Alignas(64) float score[CANDIDATES + BLOCK + WN_VL];
+    _Alignas(64) int32_t index[CANDIDATES + BLOCK + WN_VL];
+} candidates;
+
+/* Chosen are the scores > least, and the first `equal` of those == least. */
+typedef struct threshold {
+    float least;
+    int64_t equal;
+} threshold;
+
+/* Scores [first, first + count) of a row, count <= BLOCK; copied only if they are scattered. */
+static const float *block_of(const score_row *row, int64_t first, int64_t count, float *copy)
+{
+    if (row->stride == 1)
+        return row->data + first;
+    for (int64_t i = 0; i < count; i++)
+        copy[i] = row->data[(first + i) * row->stride];
+    return copy;
+}
+
+/* Lanes i .. of x[n]; -inf where there is none. */
+WN_INLINE wn_vf load_scores(const float *x, int64_t i, int64_t n)
+{
+    if (n - i >= WN_VL)
+        return wn_vf_load(x + i);
+    return n > i ? wn_vf_load_scores(x + i, n - i) : wn_vf_set(-INFINITY);
+}
+
+WN_INLINE int64_t least_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---------------------------------------------------------------- the order of floats */
+
+/* Signed integers in the order of the floats. -0 is just below 0, and because floats are compared
+ * as floats, no more than that. */
+static int64_t key_of(float score)
+{
+    int32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    return bits < 0 ? bits ^ 0x7fffffff : bits;
+}
+
+static float score_of(int64_t key)
+{
+    int32_t bits = (int32_t)key;
+    float score;
+    bits = bits < 0 ? bits ^ 0x7fffffff : bits;
+    memcpy(&score, &bits, sizeof score);
+    return score;
+}
+
+static int64_t count_at_least(const float *x, int64_t n, float bound)
+{
+    wn_vf b = wn_vf_set(bound);
+    wn_vi sum0 = wn_vi_set(0), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    int64_t i = 0;
+    for (; i + 4 * WN_VL <= n; i += 4 * WN_VL) {
+        sum0 = wn_count_at_least(sum0, wn_vf_load(x + i), b);
+        sum1 = wn_count_at_least(sum1, wn_vf_load(x + i + WN_VL), b);
+        sum2 = wn_count_at_least(sum2, wn_vf_load(x + i + 2 * WN_VL), b);
+        sum3 = wn_count_at_least(sum3, wn_vf_load(x + i + 3 * WN_VL), b);
+    }
+    for (; i + WN_VL <= n; i += WN_VL)
+        sum0 = wn_count_at_least(sum0, wn_vf_load(x + i), b);
+    if (i < n)
+        sum0 = wn_count_at_least(sum0, wn_vf_load_scores(x + i, n - i), b);
+    return wn_vi_sum(wn_vi_add(wn_vi_add(sum0, sum1), wn_vi_add(sum2, sum3)));
+}
+
+/* The least and greatest of scores, -inf and NaN passed over: [FLT_MAX or more, -inf] if nothing
+ * is left. */
+static void extremes(const float *x, int64_t n, float *least, float *greatest)
+{
+    wn_vf low = wn_vf_set(INFINITY), high = wn_vf_set(-INFINITY), none = high;
+    float lanes[2 * WN_VL];
+    for (int64_t i = 0; i < n; i += WN_VL) {
+        wn_vf v = load_scores(x, i, n);
+        high = wn_vf_max(v, high); /* the second operand where one is NaN */
+        low = wn_vf_min(wn_vf_select(wn_vf_less(none, v), low, v), low);
+    }
+    wn_vf_store(lanes, low);
+    wn_vf_store(lanes + WN_VL, high);
+    *least = INFINITY;
+    *greatest = -INFINITY;
+    for (int i = 0; i < WN_VL; i++) {
+        *least = lanes[i] < *least ? lanes[i] : *least;
+        *greatest = lanes[WN_VL + i] > *greatest ? lanes[WN_VL + i] : *greatest;
+    }
+}
+
+/* The threshold of the k greatest of x[n], k >= 1; -FLT_MAX if fewer than k can be chosen. With
+ * slack > 0 one that up to k + slack pass is good enough, all that equal it included. */
+static threshold find_threshold(const float *x, int64_t n, int64_t k, int64_t slack)
+{
+    float least, greatest;
+    extremes(x, n, &least, &greatest);
+    if (!(greatest > -INFINITY))
+        return (threshold){-FLT_MAX, n};
+    /* `at_low` scores are >= low, at_high < k are >= high. */
+    int64_t low = key_of(least), high = key_of(greatest) + 1, at_high = 0;
+    int64_t at_low = count_at_least(x, n, least);
+    if (at_low < k)
+        return (threshold){-FLT_MAX, n};
+    for (bool halve = false; at_low > k + slack && high - low > 1; halve = !halve) {
+        int64_t middle = low + (high - low) / 2;
+        if (!halve) /* as if the scores lay evenly: halving alone takes more passes */
+            middle = low + (high - low) * (at_low - k) / (at_low - at_high + 1);
+        middle += middle == low;
+        int64_t count = count_at_least(x, n, score_of(middle));
+        bool enough = count >= k;
+        low = enough ? middle : low;
+        at_low = enough ? count : at_low;
+        high = enough ? high : middle;
+        at_high = enough ? at_high : count;
+    }
+    return (threshold){score_of(low), at_low <= k + slack ? n : k - at_high};
+}
+
+/* ---------------------------------------------------------------- writing indices */
+
+typedef struct writer {
+    int32_t *out;
+    int64_t stride, width; /* of the row of indices */
+    int64_t found;
+    threshold threshold; /* equal: how many may still come */
+} writer;
+
+WN_INLINE void write_lanes(writer *w, uint32_t mask, wn_vi index)
+{
+    if (w->stride == 1 && w->found + WN_VL <= w->width) { /* later writes overwrite the rest */
+        wn_pack_ints(w->out + w->found, mask, index);
+        w->found += __builtin_popcount(mask);
+        return;
+    }
+    int32_t packed[WN_VL];
+    wn_pack_ints(packed, mask, index);
+    for (int i = 0, count = __builtin_popcount(mask); i < count; i++)
+        w->out[w->found++ * w->stride] = packed[i];
+}
+
+/* The first of the lanes that equal the threshold, as many as may still come. */
+WN_INLINE uint32_t take_equal(writer *w, uint32_t mask)
+{
+    int64_t count = __builtin_popcount(mask);
+    if (count > w->threshold.equal) {
+        mask = _pdep_u32((1u << w->threshold.equal) - 1, mask);
+        count = w->threshold.equal;
+    }
+    w->threshold.equal -= count;
+    return mask;
+}
+
+/* Writes what is chosen of x[n]. index: of each score, or NULL: first, first + 1, ... */
+static void write_chosen(writer *w, const float *x, const int32_t *index, int64_t first, int64_t n)
+{
+    wn_vf least = wn_vf_set(w->threshold.least);
+    for (int64_t i = 0; i < n; i += WN_VL) {
+        wn_vf v = load_scores(x, i, n);
+        uint32_t mask = wn_lanes_above(v, least);
+        if (w->threshold.equal > 0)
+            mask |= take_equal(w, wn_lanes_equal(v, least));
+        write_lanes(w, mask,
+                    index != NULL ? wn_vi_load(index + i) : wn_vi_ascending((int32_t)(first + i)));
+    }
+}
+
+static void write_row(writer *w, const score_row *row)
+{
+    float copy[BLOCK];
+    for (int64_t i = 0; i < row->length; i += BLOCK) {
+        int64_t n = least_of(BLOCK, row->length - i);
+        write_chosen(w, block_of(row, i, n, copy), NULL, i, n);
+    }
+}
+
+static void write_candidates(writer *w, const candidates *c)
+{
+    write_chosen(w, c->score, c->index, 0, c->count);
+}
+
+/* ---------------------------------------------------------------- candidates */
+
+/* Adds the scores of x[n] that are at least the bound. There is room. */
+static void collect(candidates *c, const float *x, int64_t first, int64_t n, float bound)
+{
+    wn_vf least = wn_vf_set(bound);
+    int64_t count = c->count, i = 0;
+    wn_vm nan = wn_vm_first(0);
+    for (; i < n; i += 2 * WN_VL) {
+        wn_vf v[2] = {load_scores(x, i, n), load_scores(x, i + WN_VL, n)};
+        nan = wn_vm_or_nan(nan, v[0], v[1]);
+        for (int j = 0; j < 2; j++) {
+            uint32_t mask = wn_lanes_at_least(v[j], least);
+            wn_pack_pairs(c->score + count, c->index + count, mask, v[j],
+                          wn_vi_ascending((int32_t)(first + i) + j * WN_VL));
+            count += __builtin_popcount(mask);
+        }
+    }
+    c->count = count;
+    c->nan_met |= wn_vm_bits(nan) != 0;
+}
+
+WN_INLINE int64_t unpack_word(int32_t *to, uint64_t word, int32_t first)
+{
+    int64_t count = __builtin_popcountll(word);
+    for (int i = 0; i < 4; i++, word &= word - 1)
+        to[i] = first + (int32_t)_tzcnt_u64(word);
+    for (int i = 4; word != 0; i++, word &= word - 1)
+        to[i] = first + (int32_t)_tzcnt_u64(word);
+    return count;
+}
+
+/* The same where few reach the bound: words of 64 bits are unpacked four bits at a time, whether
+ * they are there or not, so that only a word of more costs a branch that was not foreseen. */
+static void collect_few(candidates *c, const float *x, int64_t first, int64_t n, float bound)
+{
+    wn_vf least = wn_vf_set(bound);
+    int64_t before = c->count, count = before, i = 0;
+    wn_vm nan = wn_vm_first(0);
+    for (; i + 64 <= n; i += 64) {
+        for (int j = 0; j < 64; j += 2 * WN_VL)
+            nan = wn_vm_or_nan(nan, wn_vf_load(x + i + j), wn_vf_load(x + i + j + WN_VL));
+        count +=
+            unpack_word(c->index + count, wn_word_at_least(x + i, least), (int32_t)(first + i));
+    }
+    for (int64_t j = before; j < count; j++)
+        c->score[j] = x[c->index[j] - first];
+    c->count = count;
+    c->nan_met |= wn_vm_bits(nan) != 0;
+    collect(c, x + i, first + i, n - i, bound);
+}
+
+/* All of a row that are at least the bound; false if they are too many. few: less than one score
+ * in 16 is expected. */
+static bool collect_row(candidates *c, const score_row *row, float bound, bool few)
+{
+    float copy[BLOCK];
+    c->count = 0;
+    c->nan_met = false;
+    for (int64_t i = 0; i < row->length; i += BLOCK) {
+        int64_t n = least_of(BLOCK, row->length - i);
+        (few ? collect_few : collect)(c, block_of(row, i, n, copy), i, n, bound);
+        if (c->count > CANDIDATES)
+            return false;
+    }
+    return true;
+}
+
+/* ---------------------------------------------------------------- short rows */
+
+/* The maxima of groups of `size` vectors, lane by lane; fewer vectors in the last group. Returns
+ * how many. */
+static int64_t group_maxima(const float *x, int64_t n, int64_t size, float *maxima)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += size * WN_VL) {
+        wn_vf most = wn_vf_set(-INFINITY);
+        for (int64_t j = i; j < n && j < i + size * WN_VL; j += WN_VL)
+            most = wn_vf_max(load_scores(x, j, n), most);
+        wn_vf_store(maxima + count, most);
+        count += WN_VL;
+    }
+    return count;
+}
+
+/* A row of one block. */
+static void choose_short(writer *w, const float *x, int64_t n, int64_t k, candidates *c)
+{
+    int64_t size = n / (2 * k); /* of a group: of about 2k maxima, at least k reach the bound */
+    if (size < 2) {
+        w->threshold = find_threshold(x, n, k, 0);
+        write_chosen(w, x, NULL, 0, n);
+        return;
+    }
+    float maxima[BLOCK / 2 + 2 * WN_VL];
+    int64_t groups = group_maxima(x, n, least_of(size, 16), maxima);
+    c->count = 0;
+    collect(c, x, 0, n, find_threshold(maxima, groups, k, k / 4).least);
+    w->threshold = find_threshold(c->score, c->count, k, 0);
+    write_candidates(w, c);
+}
+
+/* ---------------------------------------------------------------- long rows */
+
+/* Runs of neighbours, one at a place of its own in each of equal parts of the row, so that a
+ * period of the data does not meet that of the sample. */
+static int64_t take_sample(const score_row *row, float *sample)
+{
+    int64_t runs = least_of(row->length / SAMPLED, SAMPLE) / SAMPLE_RUN;
+    int64_t part = row->length / runs, room = part - SAMPLE_RUN;
+    uint32_t random = 1;
+    for (int64_t r = 0; r < runs; r++) {
+        random = random * 1664525u + 1013904223u;
+        int64_t first = r * part + ((int64_t)(random >> 8) * room >> 24);
+        if (row->stride == 1)
+            memcpy(sample + r * SAMPLE_RUN, row->data + first, SAMPLE_RUN * sizeof(float));
+        for (int64_t i = 0; row->stride != 1 && i < SAMPLE_RUN; i++)
+            sample[r * SAMPLE_RUN + i] = row->data[(first + i) * row->stride];
+    }
+    return runs * SAMPLE_RUN;
+}
+
+/* What one pass tells of a bracket. */
+typedef struct division {
+    int64_t above, equal_high, inside, equal_low; /* scores > high, == high, between, == low */
+} division;
+
+/* Collects what is inside, without indices, as far as there is room. high: NaN for no bound. */
+static division divide_row(const score_row *row, float low, float high, candidates *c)
+{
+    wn_vf least = wn_vf_set(low), most = wn_vf_set(high);
+    division d = {0};
+    float copy[BLOCK];
+    c->count = 0;
+    for (int64_t first = 0; first < row->length; first += BLOCK) {
+        int64_t n = least_of(BLOCK, row->length - first);
+        const float *x = block_of(row, first, n, copy);
+        int64_t count = c->count < CANDIDATES ? c->count : CANDIDATES; /* full: overwritten */
+        int64_t before = count;
+        for (int64_t i = 0; i < n; i += WN_VL) {
+            wn_vf v = load_scores(x, i, n);
+            uint32_t reach = wn_lanes_at_least(v, most);
+            uint32_t inside = wn_lanes_above(v, least) & ~reach;
+            d.above += __builtin_popcount(wn_lanes_above(v, most));
+            d.equal_high += __builtin_popcount(wn_lanes_equal(v, most));
+            d.equal_low += __builtin_popcount(wn_lanes_equal(v, least));
+            wn_pack_ints((int32_t *)c->score + count, inside, wn_vf_bits(v));
+            count += __builtin_popcount(inside);
+        }
+        d.inside += count - before;
+        c->count = count;
+    }
+    d.equal_low = low == high ? 0 : d.equal_low;
+    return d;
+}
+
+/* The threshold of the k greatest of a row. low, high: keys, a first guess at what encloses it. It
+ * is always in [least, greatest]; a guess that was wrong or left too many halves that. */
+static threshold narrow(const score_row *row, int64_t k, int64_t low, int64_t high, candidates *c)
+{
+    int64_t least = key_of(-FLT_MAX), greatest = key_of(INFINITY);
+    while (least <= greatest) {
+        division d = divide_row(row, score_of(low), score_of(high), c);
+        int64_t rest = k - d.above;
+        if (rest <= 0)
+            least = high + 1;
+        else if (rest <= d.equal_high)
+            return (threshold){score_of(high), rest};
+        else if (rest <= d.equal_high + d.inside && d.inside == c->count)
+            return find_threshold(c->score, c->count, rest - d.equal_high, 0);
+        else if (rest <= d.equal_high + d.inside)
+            least = low + 1, greatest = high - 1;
+        else if (rest <= d.equal_high + d.inside + d.equal_low)
+            return (threshold){score_of(low), rest - d.equal_high - d.inside};
+        else
+            greatest = low - 1;
+        low = least + (greatest - least) / 2;
+        high = greatest + 1;
+    }
+    return (threshold){-FLT_MAX, row->length}; /* fewer than k can be chosen */
+}
+
+/* Much of a row is wanted, or its sample deceived. */
+static void choose_wide(writer *w, const score_row *row, int64_t k, const float *sample, int64_t n,
+                        candidates *c)
+{
+    double expected = (double)k * (double)n / (double)row->length, spread = 5 * sqrt(expected) + 8;
+    float low = -FLT_MAX, high = INFINITY;
+    if (expected + spread < (double)n)
+        low = find_threshold(sample, n, (int64_t)(expected + spread), 0).least;
+    if (expected - spread >= 1)
+        high = find_threshold(sample, n, (int64_t)(expected - spread), 0).least;
+    w->threshold = narrow(row, k, key_of(low), key_of(high), c);
+    write_row(w, row);
+}
+
+/* A row of several blocks. The bound is the score of a rank of the sample that k scores of the row
+ * reach almost surely; should they not, or should neighbours be so alike that the sample is worth
+ * less than it looks, a lower one is tried. */
+static void choose_long(writer *w, const score_row *row, int64_t k, candidates *c)
+{
+    _Alignas(64) float sample[SAMPLE];
+    int64_t n = take_sample(row, sample);
+    double expected = (double)k * (double)n / (double)row->length;
+    double rank = expected + 5 * sqrt(expected) + 8;
+    for (; rank < (double)n && rank * (double)row->length / (double)n < 0.8 * CANDIDATES;
+         rank *= 2) {
+        float bound = find_threshold(sample, n, (int64_t)rank, (int64_t)rank / 8).least;
+        if (!collect_row(c, row, bound, rank < (double)n / 16))
+            break;
+        if (c->count < k && bound > -FLT_MAX)
+            continue;
+        w->threshold = find_threshold(c->score, c->count, k, 0);
+        write_candidates(w, c);
+        return;
+    }
+    choose_wide(w, row, k, sample, n, c);
+}
+
+/* ---------------------------------------------------------------- rows */
+
+static int64_t count_nan(const float *x, int64_t n)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += WN_VL) {
+        wn_vf v = load_scores(x, i, n);
+        count += __builtin_popcount(wn_vm_bits(wn_vf_is_nan(v)));
+    }
+    return count;
+}
+
+static int64_t count_nan_row(const score_row *row)
+{
+    float copy[BLOCK];
+    int64_t count = 0;
+    for (int64_t i = 0; i < row->length; i += BLOCK) {
+        int64_t n = least_of(BLOCK, row->length - i);
+        count += count_nan(block_of(row, i, n, copy), n);
+    }
+    return count;
+}
+
+static void topk_row(const wn_topk_args *a, int64_t r)
+{
+    score_row row = {(const float *)a->scores.data + r * a->scores.stride[0], a->scores.stride[1],
+                     a->length != NULL ? a->length[r] : a->scores.shape[1]};
+    writer w = {.out = (int32_t *)a->indices.data + r * a->indices.stride[0],
+                .stride = a->indices.stride[1],
+                .width = a->indices.shape[1]};
+    int64_t k = a->k != NULL ? a->k[r] : w.width;
+    candidates c;
+    float copy[BLOCK];
+    c.nan_met = true;
+    if (k > 0 && row.length > 0 && row.length <= BLOCK)
+        choose_short(&w, block_of(&row, 0, row.length, copy), row.length, k, &c);
+    else if (k > 0 && row.length > 0)
+        choose_long(&w, &row, k, &c);
+    if (a->count != NULL)
+        a->count[r] = (int32_t)w.found;
+    for (int64_t i = w.found; i < w.width; i++)
+        w.out[i * w.stride] = -1;
+    int64_t nans = a->nan_count != NULL && c.nan_met ? count_nan_row(&row) : 0;
+    if (nans > 0)
+        atomic_fetch_add_explicit((_Atomic int64_t *)a->nan_count, nans, memory_order_relaxed);
+}
+
+/* Neighbouring rows that make an item, so that dealing out short rows costs less than they do. */
+static int64_t rows_per_item(const wn_topk_args *a)
+{
+    int64_t width = a->scores.shape[1];
+    return width > 0 && width < TINY_WORK / 2 ? TINY_WORK / 2 / width : 1;
+}
+
+static void topk_body(void *argument, int64_t item)
+{
+    const wn_topk_args *a = argument;
+    int64_t rows = rows_per_item(a), end = least_of((item + 1) * rows, a->scores.shape[0]);
+    for (int64_t r = item * rows; r < end; r++)
+        topk_row(a, r);
+}
+
+wn_status WN_CPU(topk)(const wn_topk_args *args)
+{
+    wn_status status = wn_refuse_topk(args);
+    if (status != WN_OK)
+        return status;
+    int64_t rows = args->scores.shape[0], per_item = rows_per_item(args);
+    bool tiny = rows * args->scores.shape[1] <= TINY_WORK;
+    wn_for_each(tiny ? NULL : args->executor, (rows + per_item - 1) / per_item, topk_body,
+                (void *)args);
+    return WN_OK;
+}
