@@ -45,7 +45,7 @@ static const wn_option rows[] = {
     {"longest", 0, "N", WN_OPTION_INT, offsetof(bench_options, longest), 64, 1 << 24,
      "with --break-even: where the search ends; default 32768"},
     {"prompt-seconds", 0, "N", WN_OPTION_INT, offsetof(bench_options, prompt_seconds), 1, 1 << 20,
-     "with --steps, --break-even: leave out what needs longer to read its prompt; default 60"},
+     "with --steps, --break-even: leave out what needs longer to read its prompt; default 300"},
     {"quick", 'q', NULL, WN_OPTION_FLAG, offsetof(bench_options, quick), 0, 0,
      "few samples of small shapes, no peer: to see that it works, not how fast it is"},
     {"no-peer", 0, NULL, WN_OPTION_FLAG, offsetof(bench_options, no_peer), 0, 0,
@@ -310,7 +310,7 @@ static int open_bench(session *s)
 static int run_session(session *s, int argc, char **argv)
 {
     s->options.longest = 32768;
-    s->options.prompt_seconds = 60;
+    s->options.prompt_seconds = 300;
     int code = wn_options_parse(&wn_usage_bench, argc, argv, &s->options);
     if (code != WN_OPTIONS_GO_ON)
         return code;

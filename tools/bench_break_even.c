@@ -30,7 +30,7 @@ static wn_status ratio_at(wn_trial *s, uint32_t method, int64_t length, double *
     const wn_trial_player *dense = &s->players[0], *of = &s->players[1];
     if (status == WN_OK) {
         *late = dense->late || of->late;
-        *ratio = *late ? 0 : dense->part[WN_STEP_total].median / of->part[WN_STEP_total].median;
+        *ratio = *late ? 0 : dense->part[WN_TRIAL_STEP].median / of->part[WN_TRIAL_STEP].median;
     }
     wn_trial_clear(s);
     return status;

@@ -211,7 +211,7 @@ void wn_scene_indexer_append(wn_bench_scene *scene)
     scene->bytes = (double)(s->tokens * s->head_dim) * (2 + wn_dtype_bytes(s->dtype));
 }
 
-enum { FRESH = 16 };
+enum { FRESH = 16, MOST_PARTS = 64 };
 
 /* Other queries each time: one row of scores again and again would teach the branch predictor. */
 static void turn_queries(wn_bench_scene *scene)
@@ -248,6 +248,8 @@ void wn_scene_indexer_topk(wn_bench_scene *scene)
     a->weight_scale = 1 / sqrtf((float)(s->heads * s->head_dim));
     a->indices = wn_scene_output(scene, WN_I32, 2, (int64_t[]){rows, s->k});
     a->workspace = wn_scene_take(scene, rows * s->k * (int64_t)sizeof(float));
+    a->part_workspace_bytes = s->batch * s->queries * MOST_PARTS * (8 * s->k + 64);
+    a->part_workspace = wn_scene_take(scene, a->part_workspace_bytes);
     scene->turn = turn_queries;
     scene->units = (double)(s->batch * s->queries * s->length);
     scene->unit = "key";

@@ -265,10 +265,11 @@ static void shrink(wn_bench_shape *s)
                 {&s->queries, 64}, {&s->n, 2048},           {&s->rows, 64},
                 {&s->heads, 16},   {&s->kv_heads, 4},       {&s->selected, 64},
                 {&s->k, 32},       {&s->tokens, 16}};
+    int divides = s->kv_heads > 0 && s->heads % s->kv_heads == 0;
     for (size_t i = 0; i < sizeof caps / sizeof caps[0]; i++)
         if (*caps[i].size > caps[i].most)
             *caps[i].size = caps[i].most;
-    if (s->kv_heads > 0 && s->heads % s->kv_heads != 0)
+    if (divides && s->heads % s->kv_heads != 0)
         s->heads = 4 * s->kv_heads;
 }
 

@@ -21,7 +21,7 @@ void wn_bench_report_print(const wn_bench_report *report, int form, FILE *to);
 json_t *wn_bench_head_json(const wn_bench *bench);
 /* The same in a few lines of text; in Markdown where form says so. */
 void wn_bench_head_print(const wn_bench *bench, int form, FILE *to);
-/* Tables of cells [rows][columns], the first row its head. */
+/* A table with this head and cells [rows * columns]. */
 void wn_bench_table_print(const char *const *head, uint32_t columns, char (*cells)[48],
                           uint32_t rows, int form, FILE *to);
 /* "4.07 ms", "29.1 us" */

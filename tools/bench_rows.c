@@ -87,6 +87,9 @@ wn_status wn_bench_scene_open(const wn_bench_op *op, const wn_bench_shape *shape
     if (shape->selected > shape->length)
         return wn_fail(error, WN_EINVAL, "%s: selected=%lld is more than length=%lld", op->name,
                        (long long)shape->selected, (long long)shape->length);
+    if (shape->others > 0 && (shape->others_length < 1 || shape->selected > shape->others_length))
+        return wn_fail(error, WN_EINVAL, "%s: others_length=%lld: expected at least 1 and selected",
+                       op->name, (long long)shape->others_length);
     op->make(scene);
     /* All args begin with the same five fields. */
     scene->args.append.executor = executor;

@@ -42,7 +42,7 @@ static int knows(const char *defaults, const char *key)
 }
 
 /* Numbers may end in k for 1024. */
-static int read_number(const char *text, int64_t greatest, int64_t *number)
+static int read_number(const char *text, int64_t least, int64_t greatest, int64_t *number)
 {
     char *end;
     int64_t value = strtoll(text, &end, 10);
@@ -50,30 +50,38 @@ static int read_number(const char *text, int64_t greatest, int64_t *number)
         value *= 1024;
         end++;
     }
-    if (end == text || *end != '\0' || value < 0 || value > greatest)
+    if (end == text || *end != '\0' || value < least || value > greatest)
         return 0;
     *number = value;
     return 1;
 }
 
-static wn_status set_word(const char *op, const char *key, const char *value, wn_bench_shape *shape,
-                          wn_error *error)
+static wn_status set_dtype(const char *op, const char *value, wn_bench_shape *shape,
+                           wn_error *error)
 {
-    if (strcmp(key, "dtype") == 0) {
-        shape->dtype = wn_dtype_from_name(value);
-        if (shape->dtype != 0)
-            return WN_OK;
+    uint32_t dtype = wn_dtype_from_name(value);
+    if (dtype < WN_F32 || dtype > WN_I8)
         return wn_fail(error, WN_EINVAL,
                        "%s: dtype \"%s\": expected float32, float16, bfloat16, float8_e4m3, "
                        "float8_e5m2 or int8",
                        op, value);
-    }
+    shape->dtype = dtype;
+    return WN_OK;
+}
+
+static wn_status set_word(const char *op, const char *key, const char *value, wn_bench_shape *shape,
+                          wn_error *error)
+{
+    if (strcmp(key, "dtype") == 0)
+        return set_dtype(op, value, shape, error);
     for (int i = 0; i < NUM_KEYS; i++)
         if (strcmp(key, keys[i].name) == 0) {
-            if (read_number(value, keys[i].greatest, (int64_t *)((char *)shape + keys[i].offset)))
+            int64_t *number = (int64_t *)((char *)shape + keys[i].offset);
+            int64_t least = *number > 0; /* only what is 0 by default may be 0 */
+            if (read_number(value, least, keys[i].greatest, number))
                 return WN_OK;
-            return wn_fail(error, WN_EINVAL, "%s: %s=\"%s\": expected a number from 0 to %lld", op,
-                           key, value, (long long)keys[i].greatest);
+            return wn_fail(error, WN_EINVAL, "%s: %s=\"%s\": expected a number from %lld to %lld",
+                           op, key, value, (long long)least, (long long)keys[i].greatest);
         }
     return wn_fail(error, WN_EINVAL, "%s: no key %s", op, key);
 }

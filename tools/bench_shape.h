@@ -6,7 +6,7 @@
 
 #include "winnow/winnow.h"
 
-/* X(key, greatest, what). Least is 0 where 0 means "none" or "as another one", else 1. */
+/* X(key, greatest, what). Only what is 0 in an op's defaults may be 0. */
 #define WN_SHAPE_LIST(X)                                                                           \
     X(batch, 1 << 16, "requests")                                                                  \
     X(length, 1 << 24, "tokens in the cache of each request")                                      \

@@ -12,24 +12,18 @@
 
 enum { MAX_LENGTHS = 32 };
 
-static const char *const part_names[] = {
-#define PART(name) #name,
-    WN_STEP_PARTS(PART)
-#undef PART
-        "total"};
-
 /* One line of the answer. */
 typedef struct step_row {
     char method[48];
     int64_t length, batch;
-    wn_bench_spread part[WN_STEP_NUM_PARTS];
+    wn_bench_spread part[WN_TRIAL_FIGURES];
     double ratio; /* dense's time over this one's */
     int32_t kept, late;
 } step_row;
 
 static void keep_rows(const wn_trial *s, step_row *rows_, uint32_t *count)
 {
-    double dense = s->players[0].part[WN_STEP_total].median;
+    double dense = s->players[0].part[WN_TRIAL_STEP].median;
     for (uint32_t n = 0; n < s->num_players; n++) {
         const wn_trial_player *p = &s->players[n];
         step_row *r = &rows_[(*count)++];
@@ -38,7 +32,7 @@ static void keep_rows(const wn_trial *s, step_row *rows_, uint32_t *count)
         memcpy(r->part, p->part, sizeof r->part);
         r->kept = p->kept;
         r->late = p->late;
-        r->ratio = p->late ? 0 : dense / p->part[WN_STEP_total].median;
+        r->ratio = p->late ? 0 : dense / p->part[WN_TRIAL_STEP].median;
     }
 }
 
@@ -56,12 +50,12 @@ static json_t *step_json(const step_row *r)
                   "batch", (json_int_t)r->batch, "measured", !r->late);
     if (r->late)
         return row;
-    for (int i = 0; i < WN_STEP_NUM_PARTS; i++) {
+    for (int i = 0; i < WN_TRIAL_FIGURES; i++) {
         char key[32];
-        snprintf(key, sizeof key, "%s_ms", part_names[i]);
+        snprintf(key, sizeof key, "%s_ms", i < WN_PART_COUNT ? wn_part_names[i] : "total");
         json_object_set_new(row, key, wn_number_json(r->part[i].median * 1e3));
     }
-    const wn_bench_spread *total = &r->part[WN_STEP_total];
+    const wn_bench_spread *total = &r->part[WN_TRIAL_STEP];
     json_object_set_new(
         row, "spread",
         json_pack("[o,o]", wn_number_json(total->low * 1e3), wn_number_json(total->high * 1e3)));
@@ -77,10 +71,12 @@ static void print_steps_table(const step_row *list, uint32_t count, int form)
                                        "length",
                                        "batch",
                                        "step",
-#define PART(name) #name,
-                                       WN_STEP_PARTS(PART)
-#undef PART
-                                           "kept",
+                                       "append",
+                                       "observe",
+                                       "select",
+                                       "attend",
+                                       "retain",
+                                       "kept",
                                        "x faster than dense",
                                        "remark"};
     enum { COLUMNS = sizeof head / sizeof head[0] };
@@ -91,8 +87,8 @@ static void print_steps_table(const step_row *list, uint32_t count, int form)
         snprintf(cell[0], 48, "%s", r->method);
         snprintf(cell[1], 48, "%lld", (long long)r->length);
         snprintf(cell[2], 48, "%lld", (long long)r->batch);
-        for (int part = 0; part < WN_STEP_NUM_PARTS; part++)
-            snprintf(cell[part == WN_STEP_total ? 3 : 4 + part], 48, "%s",
+        for (int part = 0; part < WN_TRIAL_FIGURES; part++)
+            snprintf(cell[part == WN_TRIAL_STEP ? 3 : 4 + part], 48, "%s",
                      r->late ? "-" : wn_seconds_text(r->part[part].median, text));
         snprintf(cell[9], 48, "%d", r->kept);
         snprintf(cell[10], 48, r->late ? "-" : "%.2f", r->ratio);
@@ -196,7 +192,7 @@ static void fill_result(const wn_trial *s, const char *name, wn_bench_result *re
                                 .skipped = -1,
                                 .threads = s->bench->threads,
                                 .samples = s->bench->samples,
-                                .time = of->part[WN_STEP_total],
+                                .time = of->part[WN_TRIAL_STEP],
                                 .status = of->late ? WN_EUNSUPPORTED : WN_OK};
     snprintf(result->name, sizeof result->name, "%s", name);
     if (of->late) {
@@ -204,9 +200,9 @@ static void fill_result(const wn_trial *s, const char *name, wn_bench_result *re
         return;
     }
     char text[16];
-    result->ratio_base = dense->part[WN_STEP_attend].median / of->part[WN_STEP_total].median;
+    result->ratio_base = dense->part[WN_PART_ATTEND].median / of->part[WN_TRIAL_STEP].median;
     snprintf(result->note, sizeof result->note, "base: dense's attend, %s",
-             wn_seconds_text(dense->part[WN_STEP_attend].median, text));
+             wn_seconds_text(dense->part[WN_PART_ATTEND].median, text));
 }
 
 wn_status wn_bench_step_row(const wn_bench *bench, const char *name, const char *yaml,

@@ -132,7 +132,7 @@ static wn_status open_engine(wn_trial *s, wn_trial_player *p, int64_t steps)
     if (status != WN_OK)
         return library_failed(s, p, status);
     p->sequence = calloc((size_t)g->batch, sizeof *p->sequence);
-    for (int i = 0; i < WN_STEP_NUM_PARTS; i++)
+    for (int i = 0; i < WN_TRIAL_FIGURES; i++)
         p->samples[i] = calloc((size_t)steps, sizeof(double));
     wn_engine_timing(p->engine, 1);
     return WN_OK;
@@ -142,7 +142,7 @@ static void close_player(wn_trial_player *p)
 {
     wn_engine_free(p->engine);
     free(p->sequence);
-    for (int i = 0; i < WN_STEP_NUM_PARTS; i++)
+    for (int i = 0; i < WN_TRIAL_FIGURES; i++)
         free(p->samples[i]);
 }
 
@@ -226,28 +226,30 @@ static wn_status read_prompts(wn_trial *s, wn_trial_player *p)
 
 /* ---------------------------------------------------------------- generation */
 
-static void read_parts(const wn_counters *c, double seconds[WN_STEP_NUM_PARTS])
+static void read_parts(const wn_counters *c, double seconds[WN_PART_COUNT])
 {
-#define PART(name) seconds[WN_STEP_##name] = (double)c->name##_ns * 1e-9;
-    WN_STEP_PARTS(PART)
-#undef PART
+    seconds[WN_PART_APPEND] = (double)c->append_ns * 1e-9;
+    seconds[WN_PART_OBSERVE] = (double)c->observe_ns * 1e-9;
+    seconds[WN_PART_SELECT] = (double)c->select_ns * 1e-9;
+    seconds[WN_PART_ATTEND] = (double)c->attend_ns * 1e-9;
+    seconds[WN_PART_RETAIN] = (double)c->retain_ns * 1e-9;
 }
 
 /* What the counters grew by in the last step. */
-static void read_step(wn_trial_player *p, double seconds[WN_STEP_NUM_PARTS])
+static void read_step(wn_trial_player *p, double seconds[WN_TRIAL_FIGURES])
 {
-    double now[WN_STEP_NUM_PARTS] = {0};
+    double now[WN_PART_COUNT];
     wn_counters counters = {.struct_size = WN_SIZEOF(wn_counters)};
     wn_engine_counters(p->engine, 0, WN_PHASE_GENERATION, &counters);
     read_parts(&counters, now);
-    for (int i = 0; i < WN_STEP_total; i++) {
+    for (int i = 0; i < WN_PART_COUNT; i++) {
         seconds[i] = now[i] - p->before[i];
         p->before[i] = now[i];
     }
 }
 
 static wn_status step(wn_trial *s, wn_trial_player *p, int64_t number,
-                      double seconds[WN_STEP_NUM_PARTS])
+                      double seconds[WN_TRIAL_FIGURES])
 {
     int64_t batch_size = s->shape.batch, first = number * batch_size % (CHUNK - MAX_BATCH);
     wn_batch_item items[MAX_BATCH];
@@ -277,7 +279,7 @@ static wn_status step(wn_trial *s, wn_trial_player *p, int64_t number,
     status = wn_batch_end(batch);
     if (status != WN_OK)
         return library_failed(s, p, status);
-    seconds[WN_STEP_total] = wn_seconds() - begun;
+    seconds[WN_TRIAL_STEP] = wn_seconds() - begun;
     read_step(p, seconds);
     return WN_OK;
 }
@@ -287,16 +289,16 @@ static wn_status take_steps(wn_trial *s, uint32_t samples)
     for (uint32_t i = 0; i < WARM_STEPS + samples; i++)
         for (uint32_t n = 0; n < s->num_players; n++) {
             wn_trial_player *p = &s->players[n];
-            double seconds[WN_STEP_NUM_PARTS] = {0};
+            double seconds[WN_TRIAL_FIGURES] = {0};
             wn_status status = p->late ? WN_OK : step(s, p, i, seconds);
             if (status != WN_OK)
                 return status;
-            for (int part = 0; part < WN_STEP_NUM_PARTS && i >= WARM_STEPS; part++)
+            for (int part = 0; part < WN_TRIAL_FIGURES && i >= WARM_STEPS; part++)
                 p->samples[part][i - WARM_STEPS] = seconds[part];
         }
     for (uint32_t n = 0; n < s->num_players; n++) {
         wn_trial_player *p = &s->players[n];
-        for (int part = 0; part < WN_STEP_NUM_PARTS; part++)
+        for (int part = 0; part < WN_TRIAL_FIGURES; part++)
             p->part[part] = wn_bench_spread_of(p->samples[part], p->late ? 0 : samples);
         if (!p->late)
             wn_sequence_length(p->engine, p->sequence[0], 0, NULL, &p->kept);

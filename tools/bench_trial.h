@@ -5,6 +5,7 @@
 
 #include "tools/bench_measure.h"
 #include "tools/bench_steps.h"
+#include "tools/step_time.h"
 
 enum {
     WN_TRIAL_PLAYERS = 17,
@@ -13,15 +14,8 @@ enum {
     WN_TRIAL_SHORTEST = 64 /* tokens of a prompt, and of the last chunk of one */
 };
 
-#define WN_STEP_PARTS(X) X(append) X(observe) X(select) X(attend) X(retain)
-
-enum {
-#define PART(name) WN_STEP_##name,
-    WN_STEP_PARTS(PART)
-#undef PART
-        WN_STEP_total, /* from wn_batch_begin to wn_batch_end */
-    WN_STEP_NUM_PARTS
-};
+/* Figures of a step: its parts (WN_PART_...), and the whole from wn_batch_begin to wn_batch_end. */
+enum { WN_TRIAL_STEP = WN_PART_COUNT, WN_TRIAL_FIGURES };
 
 /* A configuration with the name that it has in tables. */
 typedef struct wn_trial_method {
@@ -36,9 +30,9 @@ typedef struct wn_trial_player {
     wn_sequence *sequence;                  /* [batch] */
     wn_named_input inputs[WN_TRIAL_INPUTS]; /* of CHUNK tokens */
     uint32_t num_inputs;
-    double *samples[WN_STEP_NUM_PARTS]; /* [steps] */
-    double before[WN_STEP_NUM_PARTS];   /* the counters before the last step */
-    wn_bench_spread part[WN_STEP_NUM_PARTS];
+    double *samples[WN_TRIAL_FIGURES]; /* [steps] */
+    double before[WN_TRIAL_FIGURES];   /* the counters before the last step */
+    wn_bench_spread part[WN_TRIAL_FIGURES];
     int32_t kept; /* tokens of a request in the cache in the end */
     int32_t late; /* 1: its prompt would have taken too long */
 } wn_trial_player;

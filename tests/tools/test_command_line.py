@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The subcommands list, describe, check, doctor and validate as a user meets them.
+"""The subcommands list, describe, check, doctor, bench and validate as a user meets them.
 
 usage: test_command_line.py WINNOW BUILT_PLUGINS BROKEN_PLUGINS
 """
@@ -161,6 +161,87 @@ class Doctor(unittest.TestCase):
         self.assertTrue(report["ops"])
         self.assertTrue(any("window" in line for line in report["plugins"]))
         self.assertIn("window", winnow("doctor")[0])
+
+
+class Bench(unittest.TestCase):
+    """That it works and says what it does; figures are not what is tested."""
+
+    def bench(self, *arguments):
+        return json.loads(winnow("bench", "--quick", "--json", "--threads", "2", *arguments)[0])
+
+    def test_a_row_for_each_op(self):
+        report = self.bench()
+        ops = json.loads(winnow("doctor", "--json")[0])["ops"]
+        self.assertEqual([row["name"] for row in report["rows"]],
+                         [line.split()[0].rstrip(":") for line in ops])
+        for row in report["rows"]:
+            self.assertTrue(row["supported"], row)
+            self.assertGreater(row["median_ms"], 0)
+            self.assertLessEqual(row["spread"][0], row["median_ms"])
+            self.assertLessEqual(row["median_ms"], row["spread"][1])
+            self.assertIn(row["roof"], report["roofs"])
+        self.assertEqual(report["machine"]["threads"], 2)
+        self.assertTrue(report["commit"] and report["date"])
+
+    def test_shape(self):
+        row, = self.bench("--op", "generation", "--variant", "ref", "--shape",
+                          "length=77,heads=6,kv_heads=2,head_dim=40,page=7,dtype=int8")["rows"]
+        self.assertEqual((row["variant"], row["ratio_ref"]), ("ref", None))
+        row, = self.bench("--op", "context", "--shape", "length=256,cold=50")["rows"]
+        self.assertGreater(row["tiles_skipped"], 0)
+        row, = self.bench("--op", "mla", "--shape", "length=99,selected=20,dtype=float8_e4m3",
+                          "--samples", "4")["rows"]
+        self.assertEqual(row["samples"], 4)
+
+    def test_every_variant(self):
+        rows = self.bench("--op", "topk", "--variant", "all")["rows"]
+        self.assertEqual(len({row["variant"] for row in rows}), len(rows))
+
+    def test_standard(self):
+        rows = self.bench("standard", "--match", "32/32")["rows"]
+        self.assertEqual([row["ratio_base"] is None for row in rows], [True, False, False])
+        out, _ = winnow("bench", "--quick", "standard", "--match", "top", "--markdown")
+        self.assertIn("| top 64 of 1024 |", out)
+
+    def test_typos(self):
+        _, err = winnow("bench", "--op", "generatoin", code=2)
+        self.assertIn("generation", err)
+        _, err = winnow("bench", "--op", "topk", "--shape", "lenght=3", code=2)
+        self.assertIn("rows=1,n=128k,k=2048", err)
+        _, err = winnow("bench", "--op", "topk", "--shape", "n=many", code=2)
+        self.assertIn("number", err)
+        _, err = winnow("bench", "--op", "topk", "--shape", "k=0", code=2)
+        self.assertIn("from 1", err)
+        _, err = winnow("bench", "--op", "generation", "--shape", "dtype=int64", code=2)
+        self.assertIn("bfloat16", err)
+        _, err = winnow("bench", "--variant", "avx3", code=2)
+        self.assertIn("ref", err)
+        winnow("bench", "--shape", "n=3", code=2)
+        winnow("bench", "standart", code=2)
+        winnow("bench", "standard", "--match", "nothing like it", code=2)
+        winnow("bench", "--break-even", code=2)
+        winnow("bench", "--steps", "--lengths", "4k,,8k", code=2)
+
+    def test_shape_that_cannot_be(self):
+        _, err = winnow("bench", "--quick", "--op", "generation", "--shape", "heads=5,kv_heads=2",
+                        code=3)
+        self.assertIn("multiple", err)
+
+    def test_steps(self):
+        report = self.bench("--steps", "--lengths", "128,300", "--shape",
+                            "heads=4,kv_heads=2,head_dim=64")
+        methods = [row["method"] for row in report["steps"]]
+        self.assertEqual(methods[:2], ["dense", "rocket"])
+        self.assertEqual(methods[:len(methods) // 2], methods[len(methods) // 2:])
+        for row in report["steps"]:
+            self.assertGreaterEqual(row["total_ms"], row["attend_ms"] / 2)
+            self.assertEqual(row["below_break_even"], row["ratio_dense"] < 1)
+
+    def test_break_even(self):
+        path = config("sparse_attention_config:\n  algorithm: window\n  window_size: 32\n")
+        rows = self.bench("--break-even", path, "--longest", "1024", "--shape",
+                          "heads=4,kv_heads=2,head_dim=64")["break_even"]
+        self.assertEqual([row["batch"] for row in rows], [1, 4, 16])
 
 
 class New(unittest.TestCase):
