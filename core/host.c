@@ -65,6 +65,11 @@ const char *wn_cpu_ops_report(void)
     return wn_kernels_cpu_report();
 }
 
+double wn_cpu_weight_rounding(void)
+{
+    return wn_kernels_weight_rounding();
+}
+
 const char *wn_cpu_variant_name(uint32_t index)
 {
     return wn_kernels_variant_name(index);

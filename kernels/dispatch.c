@@ -31,6 +31,7 @@ typedef struct variant {
     const char *name;
     int (*machine_has)(void);  /* the processor and the operating system: 1 or 0 */
     void (*fill)(wn_ops *ops); /* overwrites the ops that the variant has, leaves the others */
+    double weight_rounding;    /* see kernels.h */
 } variant;
 
 static int any_machine(void)
@@ -48,18 +49,19 @@ static void fill_reference(wn_ops *ops)
 /* The ladder: the reference, then each faster variant above the ones that it beats. A new variant
  * is one line at its place. */
 static const variant ladder[] = {
-    {"ref", any_machine, fill_reference},
+    {"ref", any_machine, fill_reference, 0},
 #ifdef WN_KERNELS_X86
-    {"avx2", wn_avx2_runs_here, wn_avx2_fill},
-    {"avx512", wn_avx512_runs_here, wn_avx512_fill},
-    {"avx512_vnni", wn_avx512_vnni_runs_here, wn_avx512_vnni_fill},
-    {"avx512_bf16", wn_avx512_bf16_runs_here, wn_avx512_bf16_fill},
+    {"avx2", wn_avx2_runs_here, wn_avx2_fill, 0},
+    {"avx512", wn_avx512_runs_here, wn_avx512_fill, 0},
+    {"avx512_vnni", wn_avx512_vnni_runs_here, wn_avx512_vnni_fill, 0},
+    {"avx512_bf16", wn_avx512_bf16_runs_here, wn_avx512_bf16_fill, 0x1p-9},
 #endif
 };
 enum { NUM_VARIANTS = sizeof ladder / sizeof ladder[0], LINE_BYTES = 160 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static wn_ops best;                     /* what wn_kernels_cpu gives */
+static double weight_rounding;          /* of `best` */
 static wn_ops table_of[NUM_VARIANTS];   /* each variant over those below it */
 static const char *variant_of[NUM_OPS]; /* of each op in `best` */
 static char report[(NUM_OPS + 1) * LINE_BYTES];
@@ -87,6 +89,7 @@ static void climb(int highest)
         if (!ladder[i].machine_has())
             continue;
         ladder[i].fill(&best);
+        weight_rounding = ladder[i].weight_rounding;
 #define WN_OP(op, type)                                                                            \
     if (best.op != below.op)                                                                       \
         variant_of[OP_##op] = ladder[i].name;
@@ -142,6 +145,12 @@ const char *wn_kernels_cpu_report(void)
 {
     pthread_once(&once, decide);
     return report;
+}
+
+double wn_kernels_weight_rounding(void)
+{
+    pthread_once(&once, decide);
+    return weight_rounding;
 }
 
 const wn_ops *wn_kernels_variant(const char *name)

@@ -11,6 +11,10 @@ const wn_ops *wn_kernels_cpu(void);
 /* One line per op: its name, the variant chosen and why. Static. */
 const char *wn_kernels_cpu_report(void);
 
+/* How far, relative to each, the weights exp(score - maximum) of wn_kernels_cpu()'s attention are
+ * rounded before they meet V, where V and the output are bfloat16: 2^-9 (to bfloat16) or 0. */
+double wn_kernels_weight_rounding(void);
+
 /* One variant's table by name ("ref", "avx2"), for checks and benchmarks; ops that the variant
  * lacks are those of the variants below it. NULL if there is no such variant or the machine lacks
  * it. */

@@ -2,6 +2,7 @@
 #include "tools/metrics.h"
 
 #include "tools/elements.h"
+#include "winnow/winnow.h"
 
 #include <float.h>
 #include <math.h>
@@ -187,6 +188,8 @@ wn_check wn_check_dense(const wn_replay *dense, const wn_expected *expected)
     const wn_trace *trace = dense->trace;
     wn_check check = {
         .lse_bound = 1e-4, .out_relative = half_unit(trace->dtype), .out_slack = 1e-5};
+    if (trace->dtype == WN_BF16)
+        check.out_slack += wn_cpu_weight_rounding();
     for (uint32_t l = 0; l < trace->num_layers; l++) {
         if (expected->out[l] == NULL || expected->lse[l] == NULL)
             continue;

@@ -41,7 +41,8 @@ wn_cost wn_cost_measure(const wn_replay *replay, int32_t layer);
 
 /* Dense attention against what it should be. An output element may be off by half a unit of the
  * trace's dtype (2^-8, 2^-11 or 2^-24 of the value) and by out_slack times the greatest |v| of its
- * layer; an LSE by lse_bound. */
+ * layer, which contains wn_cpu_weight_rounding() where the trace is bfloat16; an LSE by lse_bound.
+ */
 typedef struct wn_check {
     int64_t rows; /* compared, over all layers; 0: the file knows none of the layers */
     double out_error, out_share; /* greatest error, and its greatest share of the bound */

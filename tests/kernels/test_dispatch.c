@@ -44,6 +44,10 @@ static void each_op_says_where_it_is_from(void)
     CU_ASSERT_STRING_EQUAL(wn_kernels_variant_of("ref", "topk"), "ref");
     CU_ASSERT_PTR_NULL(wn_kernels_variant_of("ref", "nonesuch"));
     CU_ASSERT_PTR_NULL(wn_kernels_variant_of("nonesuch", "topk"));
+    for (uint32_t i = 0; wn_kernels_variant_name(i) != NULL; i++) {
+        const char *name = wn_kernels_variant_name(i), *from = wn_kernels_variant_of(name, "topk");
+        CU_ASSERT_EQUAL(from == NULL, wn_kernels_variant(name) == NULL);
+    }
 }
 
 /* Does any line of the report begin with this word? */
@@ -97,6 +101,11 @@ static int unknown_name_is_reported(void)
            strstr(report, "Known: ref") != NULL && missing_ops(wn_kernels_cpu()) == 0;
 }
 
+static int reference_keeps_weights(void)
+{
+    return wn_kernels_weight_rounding() == 0;
+}
+
 static int nothing_is_reported(void)
 {
     return strstr(wn_kernels_cpu_report(), "WINNOW_KERNELS") == NULL;
@@ -127,6 +136,7 @@ static int first_calls_agree(void)
 static void the_environment_decides(void)
 {
     CU_ASSERT(in_child("ref", table_is_the_reference));
+    CU_ASSERT(in_child("ref", reference_keeps_weights));
     CU_ASSERT(in_child("turbo", unknown_name_is_reported));
     CU_ASSERT(in_child("", nothing_is_reported));
     CU_ASSERT(in_child(NULL, nothing_is_reported));

@@ -339,6 +339,11 @@ WN_EXPORT void wn_engine_timing(wn_engine *engine, int32_t on);
 WN_EXPORT const wn_ops *wn_cpu_ops(void);
 /* Which variant each op of wn_cpu_ops() is, and why: one line per op. */
 WN_EXPORT const char *wn_cpu_ops_report(void);
+/* Attention's weights exp(score - maximum) are float32 when they meet V, but for variants whose
+ * instructions multiply bfloat16: where V and the output are bfloat16, those round the weights too,
+ * as kernels for GPUs do. The relative rounding of wn_cpu_ops(): 2^-9, or 0. It moves an output by
+ * at most that much of the greatest |v|. WINNOW_KERNELS=avx512_vnni avoids it. */
+WN_EXPORT double wn_cpu_weight_rounding(void);
 /* All variants of this build by index, slowest first ("ref", "avx2", ...); NULL beyond the last. */
 WN_EXPORT const char *wn_cpu_variant_name(uint32_t index);
 /* One variant's table; ops that it lacks are those of the variants below it. For benchmarks and
