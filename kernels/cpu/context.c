@@ -259,7 +259,7 @@ static void panel_begin(const context_shape *shape, const context_item *item, co
         int64_t token = item->first_token + r % item->tokens;
         int64_t head = item->first_head + r / item->tokens;
         p->reference[i] = -INFINITY;
-        p->sum[i] = 0;
+        p->sum[i] = p->divisor[i] = 0;
         set_lane(shape, item, p, i, token, head);
         row[i] = q_row(a, a->q_begin[item->request] + token, head);
         p->least_last = p->last[i] < p->least_last ? p->last[i] : p->least_last;
@@ -307,7 +307,7 @@ static float finish_row(const context_shape *shape, const context_panel *p, int6
 {
     const double ln2 = 0.69314718055994531;
     double maximum = (double)(p->reference[lane] * shape->after), sum = (double)p->sum[lane];
-    double factor = 1;
+    double divisor = (double)p->divisor[lane], factor = 1, beside = 0;
     *lse = -INFINITY;
     if (sum == 0)
         return 0;
@@ -317,12 +317,12 @@ static float finish_row(const context_shape *shape, const context_panel *p, int6
         double sink = (double)shape->args->sinks[head] / ln2;
         double top = sink > maximum ? sink : maximum;
         factor = exp2(maximum - top);
-        sum = sum * factor + exp2(sink - top);
+        beside = exp2(sink - top);
         maximum = top;
     }
     if (shape->args->lse.data != NULL)
-        *lse = (maximum + log2(sum)) * ln2;
-    return (float)(factor / sum);
+        *lse = (maximum + log2(sum * factor + beside)) * ln2;
+    return (float)(factor / (divisor * factor + beside));
 }
 
 /* Writes the channels from `begin` on of eight lanes from lane i on. */

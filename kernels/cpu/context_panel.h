@@ -11,6 +11,7 @@ typedef int32_t context_lanes __attribute__((vector_size(4 * WN_VL)));
 
 typedef struct context_panel {
     float reference[WN_PANEL], sum[WN_PANEL];     /* of the running softmax */
+    float divisor[WN_PANEL];                      /* of outputs: sum of the weights as V met them */
     float slope[WN_PANEL];                        /* of ALiBi */
     int32_t last[WN_PANEL];                       /* greatest slot that a row sees */
     int32_t position[WN_PANEL], oldest[WN_PANEL]; /* its position; the window's first */
@@ -175,8 +176,10 @@ static void move_references(const context_shape *shape, context_panel *p, const 
     }
     if (moved == 0 || !p->started)
         return;
-    for (int64_t i = 0; i < 2; i++)
-        wn_vf_store(p->sum + i * WN_VL, wn_vf_mul(wn_vf_load(p->sum + i * WN_VL), shrink[i]));
+    for (int64_t i = 0; i < WN_PANEL; i += WN_VL) {
+        wn_vf_store(p->sum + i, wn_vf_mul(wn_vf_load(p->sum + i), shrink[i / WN_VL]));
+        wn_vf_store(p->divisor + i, wn_vf_mul(wn_vf_load(p->divisor + i), shrink[i / WN_VL]));
+    }
     for (int64_t d = 0; d < wn_block_cut_rows(shape->v_cut); d++)
         for (int64_t i = 0; i < 2; i++) {
             float *at = p->o + d * WN_PANEL + i * WN_VL;
@@ -203,21 +206,25 @@ static void weigh(const context_shape *shape, context_panel *p, float *scores, i
     }
     wn_vf_store(p->sum, wn_vf_add(wn_vf_load(p->sum), s0));
     wn_vf_store(p->sum + WN_VL, wn_vf_add(wn_vf_load(p->sum + WN_VL), s1));
+    memcpy(p->divisor, p->sum, sizeof p->divisor);
 }
 
 #ifdef __AVX512BF16__
 /* The same, rounded to bfloat16: pair t / 2 goes to row t / 2 of the scores, which nobody needs any
- * more. A half that is not in [begin, end) is 0. */
+ * more. A half that is not in [begin, end) is 0. The rounded weights have a sum of their own: an
+ * output divided by it is a mean of values still, so that what rounding does to it is in proportion
+ * to how far the values lie from it, not to how great they are. */
 static void weigh_pairs(const context_shape *shape, context_panel *p, float *scores, int64_t begin,
                         int64_t end)
 {
     const wn_vf after = wn_vf_set(shape->after), minus = wn_vf_set(-1);
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     const __m512i order =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     for (int64_t i = 0; i < WN_PANEL; i += WN_VL) {
         wn_vf m = wn_vf_mul(reference_of(wn_vf_load(p->reference + i), shape->after), minus);
-        wn_vf sum[2] = {wn_vf_zero(), wn_vf_zero()};
+        wn_vf sum[2] = {wn_vf_zero(), wn_vf_zero()}, divisor = wn_vf_load(p->divisor + i);
         for (int64_t t = begin & ~(int64_t)1; t < end; t += 2) {
             const float *at = scores + t * WN_PANEL + i;
             wn_vf low = weight_of(wn_vf_fma(wn_vf_load(at), after, m));
@@ -228,12 +235,13 @@ static void weigh_pairs(const context_shape *shape, context_panel *p, float *sco
                 low = wn_vf_zero();
             sum[0] = wn_vf_add(sum[0], low);
             sum[1] = wn_vf_add(sum[1], high);
-            __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-            _mm512_store_si512(scores + t / 2 * WN_PANEL + i,
-                               _mm512_permutexvar_epi16(order, both));
+            __m512i pair = _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+            divisor = _mm512_dpbf16_ps(divisor, (__m512bh)pair, ones);
+            _mm512_store_si512(scores + t / 2 * WN_PANEL + i, pair);
         }
         wn_vf all = wn_vf_add(sum[0], sum[1]);
         wn_vf_store(p->sum + i, wn_vf_add(wn_vf_load(p->sum + i), all));
+        wn_vf_store(p->divisor + i, divisor);
     }
 }
 #endif

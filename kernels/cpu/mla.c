@@ -25,7 +25,7 @@ enum {
     SLICE = 48,      /* channels of a block's values that stay in L1 while all panels pass */
     STATE = 16,      /* floats behind a head's output */
     SLACK = 8,       /* weights are at most 2^8 */
-    USED = 3,        /* of them: base, sum, maximum */
+    USED = 4,        /* of them: base, sum, maximum, divisor */
     SMALL = 1 << 18, /* multiplications for which threads do not pay */
 };
 
@@ -45,6 +45,7 @@ typedef struct item {
     int64_t row, first, count, lanes; /* heads [first, first + count); lanes: in whole vectors */
     wn_mla_key key[2][WN_MLA_MOST_KEYS];
     float scale[WN_MLA_MOST_KEYS], maximum[HEADS], base[HEADS], sum[HEADS];
+    float divisor[HEADS]; /* of outputs: the sum of the weights as values met them */
     float heads[HEAD_WORDS + 8 * WN_PANEL] __attribute__((aligned(64)));
     float block[WN_MLA_BLOCK_WORDS] __attribute__((aligned(64)));
     float scores[WN_MLA_MOST_KEYS * HEADS] __attribute__((aligned(64)));
@@ -198,6 +199,7 @@ static void rescale(item *u, panel p, int v, wn_vf before, wn_vf after)
     for (int64_t d = 0; d < u->call->v_dim; d++)
         wn_vf_store(out + d * width, wn_vf_mul(wn_vf_load(out + d * width), factor));
     wn_vf_store(u->sum + lane, wn_vf_mul(wn_vf_load(u->sum + lane), factor));
+    wn_vf_store(u->divisor + lane, wn_vf_mul(wn_vf_load(u->divisor + lane), factor));
 }
 
 /* What can be subtracted from scores: of a head that has seen no key yet, 0. */
@@ -240,43 +242,100 @@ static bool raise_maxima(item *u, panel p, int64_t keys)
 }
 
 #ifdef __AVX512BF16__
-/* bfloat16 of two vectors, lane by lane beside each other. */
-WN_INLINE wn_vf pair_of(wn_vf low, wn_vf high)
+/* bfloat16 of two vectors, lane by lane beside each other; `high` may be 0. */
+WN_INLINE __m512i pair_of(wn_vf low, wn_vf high)
 {
     __m512i x = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low));
     __m512i y = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high));
-    return _mm512_castsi512_ps(_mm512_or_si512(x, _mm512_slli_epi32(y, 16)));
+    return _mm512_or_si512(x, _mm512_slli_epi32(y, 16));
+}
+
+/* What rounding `scaled` to `half` (its bits in the upper half) added to the weight itself. A scale
+ * that cannot be taken out again: nothing. */
+WN_INLINE wn_vf rounding_of(wn_vf scaled, __m512i half, float scale)
+{
+    float size = fabsf(scale), inverse = size > 0x1p-64f && size < 0x1p64f ? 1 / scale : 0;
+    wn_vf rounded = _mm512_castsi512_ps(_mm512_and_si512(half, _mm512_set1_epi32(-65536)));
+    return inverse == 0 ? wn_vf_zero() : wn_vf_mul(wn_vf_sub(rounded, scaled), wn_vf_set(inverse));
+}
+
+/* As weigh_floats, for P V in pairs: those of two keys come to stand where the first of them stood,
+ * at half the distance. The divisor is the sum of the rounded weights: an output is a mean of
+ * values still, and what rounding does to it is in proportion to how far they lie from it. scaled:
+ * a scale is not 1. */
+WN_INLINE void weigh_pairs_of(const bool scaled, item *u, panel p, int64_t v, int64_t keys,
+                              const float *key_scale)
+{
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    int64_t width = p.vectors * WN_VL, lane = p.first + v * WN_VL;
+    float *s = scores_of(u, p) + v * WN_VL;
+    wn_vf sum = wn_vf_load(u->sum + lane), divisor = wn_vf_load(u->divisor + lane);
+    wn_vf base = finite_base(wn_vf_load(u->base + lane));
+    for (int64_t t = 0; t < keys; t += 2) {
+        wn_vf x = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + t * width), base)), y = wn_vf_zero();
+        float scale = key_scale[t], other = t + 1 < keys ? key_scale[t + 1] : 0;
+        if (t + 1 < keys)
+            y = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + (t + 1) * width), base));
+        sum = wn_vf_add(sum, wn_vf_add(x, y));
+        __m512i pair;
+        if (scaled) {
+            divisor = wn_vf_add(divisor, wn_vf_add(x, y));
+            x = wn_vf_mul(x, wn_vf_set(scale));
+            y = wn_vf_mul(y, wn_vf_set(other));
+            pair = pair_of(x, y);
+            divisor = wn_vf_add(divisor, rounding_of(x, _mm512_slli_epi32(pair, 16), scale));
+            divisor = wn_vf_add(divisor, rounding_of(y, pair, other));
+        } else {
+            pair = pair_of(x, y);
+            divisor = _mm512_dpbf16_ps(divisor, (__m512bh)pair, ones);
+        }
+        _mm512_store_si512(s + t / 2 * width, pair);
+    }
+    wn_vf_store(u->sum + lane, sum);
+    wn_vf_store(u->divisor + lane, divisor);
+}
+
+static void weigh_pairs(item *u, panel p, int64_t keys, const float *key_scale)
+{
+    bool scaled = false;
+    for (int64_t t = 0; t < keys; t++)
+        scaled |= key_scale[t] != 1;
+    for (int v = 0; v < p.vectors; v++)
+        if (scaled)
+            weigh_pairs_of(true, u, p, v, keys, key_scale);
+        else
+            weigh_pairs_of(false, u, p, v, keys, key_scale);
 }
 #endif
 
-/* Scores to weights times the keys' scales; their sum is of the weights alone. In pairs, those of
- * two keys come to stand where the first of them stood, at half the distance. */
-static void weigh(item *u, panel p, int64_t keys, const float *key_scale)
+/* Scores to weights times the keys' scales; their sum is of the weights alone. */
+static void weigh_floats(item *u, panel p, int64_t keys, const float *key_scale)
 {
     int64_t width = p.vectors * WN_VL;
     for (int v = 0; v < p.vectors; v++) {
-        float *s = scores_of(u, p) + v * WN_VL, *sums = u->sum + p.first + v * WN_VL;
-        wn_vf sum = wn_vf_load(sums);
-        wn_vf base = finite_base(wn_vf_load(u->base + p.first + v * WN_VL));
-#ifdef __AVX512BF16__
-        for (int64_t t = 0; u->call->form.pair_values && t < keys; t += 2) {
-            wn_vf x = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + t * width), base)), y = wn_vf_zero();
-            sum = wn_vf_add(sum, x);
-            if (t + 1 < keys) {
-                y = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + (t + 1) * width), base));
-                sum = wn_vf_add(sum, y);
-                y = wn_vf_mul(y, wn_vf_set(key_scale[t + 1]));
-            }
-            wn_vf_store(s + t / 2 * width, pair_of(wn_vf_mul(x, wn_vf_set(key_scale[t])), y));
-        }
-#endif
-        for (int64_t t = 0; !u->call->form.pair_values && t < keys; t++) {
+        int64_t lane = p.first + v * WN_VL;
+        float *s = scores_of(u, p) + v * WN_VL;
+        wn_vf sum = wn_vf_load(u->sum + lane);
+        wn_vf base = finite_base(wn_vf_load(u->base + lane));
+        for (int64_t t = 0; t < keys; t++) {
             wn_vf x = wn_vf_exp2(wn_vf_sub(wn_vf_load(s + t * width), base));
             sum = wn_vf_add(sum, x);
             wn_vf_store(s + t * width, wn_vf_mul(x, wn_vf_set(key_scale[t])));
         }
-        wn_vf_store(sums, sum);
+        wn_vf_store(u->sum + lane, sum);
+        wn_vf_store(u->divisor + lane, sum);
     }
+}
+
+static void weigh(item *u, panel p, int64_t keys, const float *key_scale)
+{
+#ifdef __AVX512BF16__
+    if (u->call->form.pair_values) {
+        weigh_pairs(u, p, keys, key_scale);
+        return;
+    }
+#endif
+    weigh_floats(u, p, keys, key_scale);
 }
 
 /* Channels [first, end). */
@@ -396,7 +455,7 @@ static void attend_part(item *u, int64_t part)
     int64_t end = (part + 1) * size < entries ? (part + 1) * size : entries;
     wn_mla_walk walk = {c->args, u->row, part * size, end};
     for (int64_t i = 0; i < u->lanes; i++)
-        u->maximum[i] = u->base[i] = -INFINITY, u->sum[i] = 0;
+        u->maximum[i] = u->base[i] = -INFINITY, u->sum[i] = u->divisor[i] = 0;
     memset(u->heads + u->lanes * c->dim, 0, 4 * (size_t)(u->lanes * c->out_rows));
     int64_t now = wn_mla_next_keys(&walk, c->form.most, u->key[0]), next;
     ahead first = {c->args, u->key[0], u->key[0] + now, NULL, NULL, INT64_MAX};
@@ -414,8 +473,8 @@ static void attend_part(item *u, int64_t part)
 
 /* ---------------------------------------------------------------- states of heads */
 
-/* A head's state is its output, not yet divided, its base, sum and maximum: v_dim + STATE floats.
- * Heads [lane, lane + 8) of an item, `stride` floats apart. */
+/* A head's state is its output, not yet divided, its base, sum, maximum and divisor: v_dim + STATE
+ * floats. Heads [lane, lane + 8) of an item, `stride` floats apart. */
 static void take_states(item *u, int64_t lane, float *state, int64_t stride)
 {
     panel p = panel_at(u, lane / WN_PANEL * WN_PANEL);
@@ -433,6 +492,7 @@ static void take_states(item *u, int64_t lane, float *state, int64_t stride)
         state[i * stride + v_dim] = u->base[lane + i];
         state[i * stride + v_dim + 1] = u->sum[lane + i];
         state[i * stride + v_dim + 2] = u->maximum[lane + i];
+        state[i * stride + v_dim + 3] = u->divisor[lane + i];
     }
 }
 
@@ -462,6 +522,7 @@ static void merge_state(float *total, const float *part, int64_t v_dim)
     total[v_dim] = base;
     total[v_dim + 1] = fmaf(part[v_dim + 1], added, total[v_dim + 1] * whole);
     total[v_dim + 2] = fmaxf(total[v_dim + 2], part[v_dim + 2]);
+    total[v_dim + 3] = fmaf(part[v_dim + 3], added, total[v_dim + 3] * whole);
 }
 
 WN_INLINE void store_halves(const uint32_t dtype, uint16_t *out, wn_vf x)
@@ -519,7 +580,8 @@ static void write_head(const call *c, int64_t row, int64_t head, float *state)
     const wn_mla_args *a = c->args;
     double base = M_LN2 * state[c->v_dim], sum = state[c->v_dim + 1];
     double sink = a->sinks != NULL ? a->sinks[head] : -INFINITY;
-    double whole = sum == 0 || sink == -INFINITY ? sum : sum + exp(sink - base);
+    double divisor = state[c->v_dim + 3];
+    double whole = sum == 0 || sink == -INFINITY ? divisor : divisor + exp(sink - base);
     float factor = (float)(1 / whole);
     if (sum == 0 || sink == INFINITY) {
         memset(state, 0, 4 * (size_t)c->v_dim);
