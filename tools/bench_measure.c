@@ -56,7 +56,7 @@ typedef struct work {
     wn_bench_scene scene, base_scene;
     int base;
     int64_t calls; /* per sample */
-    int warm;      /* the data fit the last cache: one call before each sample brings them back */
+    int warm;      /* the data fit the last cache: calls before each sample bring them back */
     int peer;
     int memory_roof, compute_roof;
     uint32_t samples;
@@ -89,8 +89,8 @@ static void settle(void)
 
 static double sample(const work *w, wn_bench_scene *scene)
 {
-    if (w->warm)
-        call(w, w->ops, scene);
+    if (w->warm) /* with inputs that take turns, those that will be timed */
+        timed(w, w->ops, scene, scene->turn != NULL ? w->calls : 1);
     return timed(w, w->ops, scene, w->calls);
 }
 
