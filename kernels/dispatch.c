@@ -54,7 +54,7 @@ static const variant ladder[] = {
     {"avx2", wn_avx2_runs_here, wn_avx2_fill, 0},
     {"avx512", wn_avx512_runs_here, wn_avx512_fill, 0},
     {"avx512_vnni", wn_avx512_vnni_runs_here, wn_avx512_vnni_fill, 0},
-    {"avx512_bf16", wn_avx512_bf16_runs_here, wn_avx512_bf16_fill, 0x1p-9},
+    {"avx512_bf16", wn_avx512_bf16_runs_here, wn_avx512_bf16_fill, 0x1p-8},
 #endif
 };
 enum { NUM_VARIANTS = sizeof ladder / sizeof ladder[0], LINE_BYTES = 160 };

@@ -12,7 +12,7 @@ const wn_ops *wn_kernels_cpu(void);
 const char *wn_kernels_cpu_report(void);
 
 /* How far, relative to each, the weights exp(score - maximum) of wn_kernels_cpu()'s attention are
- * rounded before they meet V, where V and the output are bfloat16: 2^-9 (to bfloat16) or 0. */
+ * rounded before they meet V, where V and the output are bfloat16: 2^-8 (to bfloat16) or 0. */
 double wn_kernels_weight_rounding(void);
 
 /* One variant's table by name ("ref", "avx2"), for checks and benchmarks; ops that the variant

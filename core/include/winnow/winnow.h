@@ -341,7 +341,7 @@ WN_EXPORT const wn_ops *wn_cpu_ops(void);
 WN_EXPORT const char *wn_cpu_ops_report(void);
 /* Attention's weights exp(score - maximum) are float32 when they meet V, but for variants whose
  * instructions multiply bfloat16: where V and the output are bfloat16, those round the weights too,
- * as kernels for GPUs do. The relative rounding of wn_cpu_ops(): 2^-9, or 0. It moves an output by
+ * as kernels for GPUs do. The relative rounding of wn_cpu_ops(): 2^-8, or 0. It moves an output by
  * at most that much of the greatest |v|. WINNOW_KERNELS=avx512_vnni avoids it. */
 WN_EXPORT double wn_cpu_weight_rounding(void);
 /* All variants of this build by index, slowest first ("ref", "avx2", ...); NULL beyond the last. */
