@@ -428,7 +428,7 @@ static void vote_on_tiles(wn_attend_case *c, const head_data *x, unit *u)
  * sink adds a value of 0 without error. The sum of w_j v_j is one of floats too: n roundings add up
  * like a random walk, in units of the last place of the sum of magnitudes; a weight has a few more
  * of its own. Where outputs are bfloat16 a variant may round weights to it and divide by the sum of
- * the rounded ones, which is one more factor of 1 +- 2^-9 on each of them; the LSE knows nothing of
+ * the rounded ones, which is one more factor of 1 +- 2^-8 on each of them; the LSE knows nothing of
  * it. */
 static void expect_errors(wn_attend_case *c, const head_data *x, const unit *u, int64_t r,
                           double lse)
@@ -437,7 +437,7 @@ static void expect_errors(wn_attend_case *c, const head_data *x, const unit *u, 
     const double *out = c->out + (row * c->heads + h) * c->v_dim;
     double *error = c->out_error + (row * c->heads + h) * c->v_dim, low = 0, high = 0, seen = 0;
     double rounding = (8 + 2 * sqrt((double)u->length)) * 0x1p-24;
-    double half_unit = c->args.out.dtype == WN_BF16 ? 0x1p-9 : 0;
+    double half_unit = c->args.out.dtype == WN_BF16 ? 0x1p-8 : 0;
     for (int64_t j = 0; j < u->length; j++) {
         double score = u->score[r * u->length + j], e = u->error[r * u->length + j];
         if (!u->kept[j] || isnan(score))
