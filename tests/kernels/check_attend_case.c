@@ -427,7 +427,9 @@ static void vote_on_tiles(wn_attend_case *c, const head_data *x, unit *u)
  * w_i e^(e_i): the output moves by sum w_j (e^(e_j) - 1) (v_j - out) / sum w_i e^(e_i), to which a
  * sink adds a value of 0 without error. The sum of w_j v_j is one of floats too: n roundings add up
  * like a random walk, in units of the last place of the sum of magnitudes; a weight has a few more
- * of its own. */
+ * of its own. Where outputs are bfloat16 a variant may round weights to it and divide by the sum of
+ * the rounded ones, which is one more factor of 1 +- 2^-8 on each of them; the LSE knows nothing of
+ * it. */
 static void expect_errors(wn_attend_case *c, const head_data *x, const unit *u, int64_t r,
                           double lse)
 {
@@ -435,6 +437,7 @@ static void expect_errors(wn_attend_case *c, const head_data *x, const unit *u, 
     const double *out = c->out + (row * c->heads + h) * c->v_dim;
     double *error = c->out_error + (row * c->heads + h) * c->v_dim, low = 0, high = 0, seen = 0;
     double rounding = (8 + 2 * sqrt((double)u->length)) * 0x1p-24;
+    double half_unit = c->args.out.dtype == WN_BF16 ? 0x1p-8 : 0;
     for (int64_t j = 0; j < u->length; j++) {
         double score = u->score[r * u->length + j], e = u->error[r * u->length + j];
         if (!u->kept[j] || isnan(score))
@@ -444,12 +447,13 @@ static void expect_errors(wn_attend_case *c, const head_data *x, const unit *u, 
         low += weight * exp(-e);
         high += weight * more;
         for (int64_t d = 0; d < c->v_dim; d++)
-            error[d] += weight * more * fabs(x->v[j * c->v_dim + d] - out[d]) +
+            error[d] += weight * (more + half_unit * exp(fmin(e, 30))) *
+                            fabs(x->v[j * c->v_dim + d] - out[d]) +
                         weight * rounding * fabs(x->v[j * c->v_dim + d]);
     }
     low += fmax(1 - seen, 0); /* the sink */
     for (int64_t d = 0; d < c->v_dim; d++)
-        error[d] /= low;
+        error[d] /= low * (1 - half_unit);
     c->lse_error[row * c->heads + h] = fmax(-log(low), log1p(high));
 }
 
