@@ -32,6 +32,8 @@ WN_INLINE int wn_lanes_of(int rows)
 typedef struct wn_key_rows {
     const char *base, *ahead;
     const int64_t *offset, *ahead_offset;
+    const char *near; /* for scores: those that are needed right after these, likewise */
+    const int64_t *near_offset;
     uint32_t turn, turns; /* of the quads that share the prefetches; turns 0: none */
     int64_t dim;
 } wn_key_rows;
@@ -251,35 +253,38 @@ WN_INLINE void wn_unfold(uint32_t dtype, float *row, int64_t padded)
 
 /* ---- what comes next */
 
-/* Prefetches the lines of the coming rows where `bytes` bytes from `at` on of rows j .. j + count -
- * 1 are read now, count constant. A span that is a fraction 1/n of a line takes the line of every
- * n-th row, so that prefetches come at an even pace: in bursts they are dropped. */
-WN_INLINE void wn_prefetch_rows(uint32_t dtype, const wn_key_rows *k, int64_t j, int count,
-                                int64_t at, int64_t bytes)
+/* Prefetches the lines of rows at base + offset[j .. j + count - 1], count constant, where `bytes`
+ * bytes from `at` on of the rows at work are read now. A span that is a fraction 1/n of a line
+ * takes the line of every n-th row, so that prefetches come at an even pace: in bursts they are
+ * dropped. near: to the first level, else to the second. */
+WN_INLINE void wn_prefetch_lines(uint32_t dtype, const char *base, const int64_t *offset, int64_t j,
+                                 int count, int64_t at, int64_t bytes, bool near)
 {
     const int64_t size = wn_code_bytes(dtype);
     const int turns = bytes < WN_LINE_BYTES ? (int)(WN_LINE_BYTES / bytes) : 1;
-    const char *ahead = k->ahead + at;
-    int64_t phase = -(at / bytes) & (turns - 1);
-    if (count < turns) {
-        phase = -(at / bytes + j) & (turns - 1);
-        if (phase < count)
-            _mm_prefetch(ahead + k->ahead_offset[j + phase] * size, _MM_HINT_T1);
-        return;
-    }
+    int64_t phase = -(at / bytes + (count < turns ? j : 0)) & (turns - 1);
 #pragma GCC unroll 16
     for (int t = 0; t < count; t += turns)
-        for (int64_t i = 0; i < bytes; i += WN_LINE_BYTES)
-            _mm_prefetch(ahead + k->ahead_offset[j + t + phase] * size + i, _MM_HINT_T1);
+        for (int64_t i = 0; i < bytes && phase < count; i += WN_LINE_BYTES) {
+            const char *line = base + at + offset[j + t + phase] * size + i;
+            if (near)
+                _mm_prefetch(line, _MM_HINT_T0);
+            else
+                _mm_prefetch(line, _MM_HINT_T1);
+        }
 }
 
-/* The same as key t of them is read, t = 0 .. count - 1: its part of them. */
+/* As key t of j .. j + count - 1 is read, its part of what those keys prefetch. */
 WN_INLINE void wn_prefetch_turn(uint32_t dtype, const wn_key_rows *k, int64_t j, int t, int count,
-                                int64_t at, int64_t bytes)
+                                int64_t at, int64_t bytes, bool near)
 {
     const int turns = bytes < WN_LINE_BYTES ? (int)(WN_LINE_BYTES / bytes) : 1;
-    if (count < turns ? t == 0 : t % turns == 0)
-        wn_prefetch_rows(dtype, k, j + t, count < turns ? count : turns, at, bytes);
+    const int some = count < turns ? count : turns;
+    if (t % some != 0)
+        return;
+    wn_prefetch_lines(dtype, k->ahead, k->ahead_offset, j + t, some, at, bytes, false);
+    if (near)
+        wn_prefetch_lines(dtype, k->near, k->near_offset, j + t, some, at, bytes, true);
 }
 
 /* Do the rows j .. j + count - 1 belong to this quad's share of the prefetches? */
@@ -303,7 +308,7 @@ WN_INLINE void wn_score_chunk(uint32_t dtype, int rows, const char *const *key, 
 #pragma GCC unroll 16
         for (int t = 0; t < keys; t++) {
             if (fetch != NULL)
-                wn_prefetch_turn(dtype, fetch, j, t, keys, at, span);
+                wn_prefetch_turn(dtype, fetch, j, t, keys, at, span, WN_VL == 8);
             if (first == 0)
                 wn_load_chunk(dtype, key[t] + at, &a[t], &b[t]);
             else
@@ -337,7 +342,7 @@ WN_INLINE void wn_score_chunk(uint32_t dtype, int rows, const char *const *key, 
 #pragma GCC unroll 16
     for (int t = 0; t < keys; t++) {
         if (fetch != NULL)
-            wn_prefetch_turn(dtype, fetch, j, t, keys, at, span);
+            wn_prefetch_turn(dtype, fetch, j, t, keys, at, span, WN_VL == 8);
         if (first == 0)
             wn_load_chunk(dtype, key[t] + at, &a[0], &b[0]);
         else
@@ -437,7 +442,7 @@ WN_INLINE void wn_dot_rows_of(bool usual, uint32_t dtype, int rows, const wn_key
 #pragma GCC unroll 16
             for (int t = 0; t < keys; t++) {
                 if (fetch)
-                    wn_prefetch_turn(dtype, k, j, t, keys, d * bytes, WN_CHUNK * bytes);
+                    wn_prefetch_turn(dtype, k, j, t, keys, d * bytes, WN_CHUNK * bytes, false);
                 __m512bh y = wn_load_pairs(dtype, key[t] + d * bytes, mask);
 #pragma GCC unroll 4
                 for (int r = 0; r < rows; r++)
@@ -463,7 +468,8 @@ WN_INLINE void wn_dot_rows(uint32_t dtype, int rows, const wn_key_rows *k, int64
 
 /* ---- weights V */
 
-enum { WN_KEYS_ADDED = WN_VL == 16 ? 1 : 4 }; /* at a time */
+/* At a time. With AVX-512 four cost more than they save where memory is the bound. */
+enum { WN_KEYS_ADDED = WN_VL == 16 ? 1 : 4 };
 
 /* acc[row] += weight[row] * `chunks` chunks of one key; with first > 0 one chunk of so many. */
 WN_INLINE void wn_add_key(uint32_t dtype, int rows, int chunks, const char *at, const float *weight,
@@ -509,7 +515,7 @@ WN_INLINE void wn_add_chunks(uint32_t dtype, int rows, int chunks, const wn_key_
 #pragma GCC unroll 4
         for (int t = 0; t < WN_KEYS_ADDED; t++) {
             if (fetch)
-                wn_prefetch_turn(dtype, v, j, t, WN_KEYS_ADDED, d * bytes, span);
+                wn_prefetch_turn(dtype, v, j, t, WN_KEYS_ADDED, d * bytes, span, false);
             wn_add_key(dtype, rows, chunks, base + v->offset[j + t] * bytes,
                        weight + (j + t) * lanes, 0, acc);
         }

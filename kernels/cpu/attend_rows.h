@@ -258,7 +258,7 @@ static inline void wn_rows_share_ahead(const wn_rows *w, int64_t row, wn_key_row
 static inline wn_key_rows wn_rows_of_scratch(const wn_rows *w, int64_t dim)
 {
     const char *scratch = (const char *)w->scratch;
-    return (wn_key_rows){scratch, scratch, w->scratch_offset, w->scratch_offset, 0, 0, dim};
+    return (wn_key_rows){.base = scratch, .offset = w->scratch_offset, .dim = dim};
 }
 
 /* q K^T of all rows at a KV head. */
@@ -271,6 +271,9 @@ static inline void wn_rows_score(wn_rows *w, const wn_key_block *b, int64_t head
     for (int64_t first = 0; first < b->count; first += step) {
         int64_t count = b->count - first < step ? b->count - first : step;
         wn_key_rows k = wn_rows_of_view(view, b->k, head, ahead->k, ahead_head);
+        k.near = (const char *)w->args->kv.v.data +
+                 head * w->args->kv.v.head_stride * wn_code_bytes(w->args->kv.v.dtype);
+        k.near_offset = b->v;
         if (!w->k_direct) {
             wn_rows_convert(w, view, b, head, first, count);
             k = wn_rows_of_scratch(w, view->dim);
