@@ -12,6 +12,8 @@
 
 #include "kernels/cpu/vector.h"
 
+#include <stdbool.h>
+
 enum {
     WN_CHUNK = 2 * WN_VL, /* channels that are loaded at once */
     WN_ROWS_SHARED = 4,   /* query rows that share a converted code */
@@ -30,7 +32,9 @@ WN_INLINE int wn_lanes_of(int rows)
 typedef struct wn_key_rows {
     const char *base, *ahead;
     const int64_t *offset, *ahead_offset;
-    int64_t ahead_begin, ahead_end; /* channels that are prefetched */
+    const char *near; /* for scores: those that are needed right after these, likewise */
+    const int64_t *near_offset;
+    uint32_t turn, turns; /* of the quads that share the prefetches; turns 0: none */
     int64_t dim;
 } wn_key_rows;
 
@@ -39,8 +43,12 @@ WN_INLINE int64_t wn_code_bytes(uint32_t dtype)
     return dtype == WN_F32 ? 4 : dtype == WN_F16 || dtype == WN_BF16 ? 2 : 1;
 }
 
-/* What e4m3 codes must still be multiplied by after wn_load_chunk. */
-#define WN_E4M3_UNIT 0x1p8f
+/* What e4m3 codes must still be multiplied by after wn_load_chunk. Their NaN codes come out as
+ * numbers: who may meet them asks wn_block_has_nan. */
+#define WN_E4M3_UNIT (WN_VL == 16 ? 1.0f : 0x1p8f)
+
+/* The head dim for which the products are compiled with a constant. */
+enum { WN_DIM_USUAL = 128 };
 
 /* Keeps gcc from loading or computing a value twice. */
 #define WN_IN_REGISTER(x) __asm__("" : "+x"(x))
@@ -49,28 +57,28 @@ WN_INLINE int64_t wn_code_bytes(uint32_t dtype)
 
 #ifdef __AVX512F__
 
-/* e4m3 as half precision: exponent and mantissa move up by 7 bits, which makes the value 2^8 too
- * small and is exact, denormals included. The two NaN codes become all ones. */
-WN_INLINE __m512i wn_half_of_e4m3(__m256i code)
+/* e4m3 as bfloat16, exactly: exponent and mantissa move up by 4 bits and get bfloat16's bias; the
+ * eight magnitudes without an exponent come from a table. */
+WN_INLINE __m512i wn_bf16_of_e4m3(__m256i code)
 {
-    __m512i x = _mm512_slli_epi16(_mm512_cvtepi8_epi16(code), 7);
-    __m512i half = _mm512_and_si512(x, _mm512_set1_epi16((short)0xbf80));
-    __m512i magnitude = _mm512_and_si512(half, _mm512_set1_epi16(0x3f80));
-    __mmask32 nan = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x3f80));
-    return _mm512_mask_blend_epi16(nan, half, _mm512_set1_epi16(-1));
+    const __m512i small = _mm512_castsi128_si512(
+        _mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+    __m512i x = _mm512_cvtepi8_epi16(code);
+    __m512i y = _mm512_and_si512(_mm512_slli_epi16(x, 4), _mm512_set1_epi16(0x7f0));
+    y = _mm512_add_epi16(y, _mm512_set1_epi16(0x3c00));
+    y = _mm512_mask_permutexvar_epi16(y, _mm512_testn_epi16_mask(x, _mm512_set1_epi16(0x78)), x,
+                                      small);
+    return _mm512_ternarylogic_epi32(y, x, _mm512_set1_epi16((short)0x8000), 0xf8); /* y | x & c */
 }
 
 WN_INLINE void wn_load_chunk(uint32_t dtype, const char *p, wn_vf *a, wn_vf *b)
 {
-    if (dtype == WN_BF16) {
-        __m512i x = _mm512_loadu_si512(p);
+    if (dtype == WN_BF16 || dtype == WN_F8_E4M3) {
+        __m512i x = dtype == WN_BF16 ? _mm512_loadu_si512(p)
+                                     : wn_bf16_of_e4m3(_mm256_loadu_si256((const __m256i *)p));
         WN_IN_REGISTER(x);
         *a = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
         *b = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)));
-    } else if (dtype == WN_F8_E4M3) {
-        __m512i x = wn_half_of_e4m3(_mm256_loadu_si256((const __m256i *)p));
-        *a = _mm512_cvtph_ps(_mm512_castsi512_si256(x));
-        *b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
     } else {
         *a = wn_vf_from(dtype, p);
         *b = wn_vf_from(dtype, p + WN_VL * wn_code_bytes(dtype));
@@ -143,13 +151,12 @@ WN_INLINE wn_vf wn_vf_sums(const wn_vf x[WN_VL])
 
 #else /* AVX2 */
 
+/* e4m3 as half precision: exponent and mantissa move up by 7 bits, which makes the value 2^8 too
+ * small and is exact, denormals included. */
 WN_INLINE __m256i wn_half_of_e4m3(__m128i code)
 {
     __m256i x = _mm256_slli_epi16(_mm256_cvtepi8_epi16(code), 7);
-    __m256i half = _mm256_and_si256(x, _mm256_set1_epi16((short)0xbf80));
-    __m256i magnitude = _mm256_and_si256(half, _mm256_set1_epi16(0x3f80));
-    __m256i nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80));
-    return _mm256_or_si256(half, nan);
+    return _mm256_and_si256(x, _mm256_set1_epi16((short)0xbf80));
 }
 
 WN_INLINE void wn_load_chunk(uint32_t dtype, const char *p, wn_vf *a, wn_vf *b)
@@ -219,10 +226,15 @@ WN_INLINE wn_vf wn_vf_sums(const wn_vf x[WN_VL])
 
 #endif
 
+WN_INLINE bool wn_is_folded(uint32_t dtype)
+{
+    return dtype == WN_BF16 || (WN_VL == 16 && dtype == WN_F8_E4M3);
+}
+
 /* Folds and unfolds a row of floats in place; `padded` is a multiple of WN_CHUNK. */
 WN_INLINE void wn_fold(uint32_t dtype, float *row, int64_t padded)
 {
-    for (int64_t d = 0; d < padded && dtype == WN_BF16; d += WN_CHUNK) {
+    for (int64_t d = 0; d < padded && wn_is_folded(dtype); d += WN_CHUNK) {
         wn_vf a = wn_vf_load(row + d), b = wn_vf_load(row + d + WN_VL);
         wn_split_pairs(&a, &b);
         wn_vf_store(row + d, a);
@@ -231,7 +243,7 @@ WN_INLINE void wn_fold(uint32_t dtype, float *row, int64_t padded)
 }
 WN_INLINE void wn_unfold(uint32_t dtype, float *row, int64_t padded)
 {
-    for (int64_t d = 0; d < padded && dtype == WN_BF16; d += WN_CHUNK) {
+    for (int64_t d = 0; d < padded && wn_is_folded(dtype); d += WN_CHUNK) {
         wn_vf a = wn_vf_load(row + d), b = wn_vf_load(row + d + WN_VL);
         wn_join_pairs(&a, &b);
         wn_vf_store(row + d, a);
@@ -239,45 +251,69 @@ WN_INLINE void wn_unfold(uint32_t dtype, float *row, int64_t padded)
     }
 }
 
-/* ---- q K^T */
+/* ---- what comes next */
 
-/* Prefetches what lies in the coming rows where channels d .. d + WN_CHUNK - 1 of rows j .. j +
- * count - 1 do. A chunk that is a fraction 1/n of a line takes the line of every n-th row, so that
- * prefetches come at an even pace: in bursts they are dropped. */
-WN_INLINE void wn_prefetch_rows(uint32_t dtype, const wn_key_rows *k, int64_t j, int count,
-                                int64_t d)
+/* Prefetches the lines of rows at base + offset[j .. j + count - 1], count constant, where `bytes`
+ * bytes from `at` on of the rows at work are read now. A span that is a fraction 1/n of a line
+ * takes the line of every n-th row, so that prefetches come at an even pace: in bursts they are
+ * dropped. near: to the first level, else to the second. */
+WN_INLINE void wn_prefetch_lines(uint32_t dtype, const char *base, const int64_t *offset, int64_t j,
+                                 int count, int64_t at, int64_t bytes, bool near)
 {
-    const int64_t bytes = wn_code_bytes(dtype), chunk = WN_CHUNK * bytes;
-    const int64_t turns = chunk < WN_LINE_BYTES ? WN_LINE_BYTES / chunk : 1;
-    if (d < k->ahead_begin || d >= k->ahead_end)
-        return;
-    if (count >= turns) {
-        const int64_t first = -(d / WN_CHUNK + j) & (turns - 1);
-        for (int64_t t = 0; t < count; t += turns)
-            for (int64_t at = 0; at < chunk; at += WN_LINE_BYTES)
-                _mm_prefetch(k->ahead + (k->ahead_offset[j + t + first] + d) * bytes + at,
-                             _MM_HINT_T1);
-        return;
-    }
-    for (int t = 0; t < count; t++)
-        if (((d / WN_CHUNK + j + t) & (turns - 1)) == 0)
-            _mm_prefetch(k->ahead + (k->ahead_offset[j + t] + d) * bytes, _MM_HINT_T1);
+    const int64_t size = wn_code_bytes(dtype);
+    const int turns = bytes < WN_LINE_BYTES ? (int)(WN_LINE_BYTES / bytes) : 1;
+    int64_t phase = -(at / bytes + (count < turns ? j : 0)) & (turns - 1);
+#pragma GCC unroll 16
+    for (int t = 0; t < count; t += turns)
+        for (int64_t i = 0; i < bytes && phase < count; i += WN_LINE_BYTES) {
+            const char *line = base + at + offset[j + t + phase] * size + i;
+            if (near)
+                _mm_prefetch(line, _MM_HINT_T0);
+            else
+                _mm_prefetch(line, _MM_HINT_T1);
+        }
 }
 
-/* One chunk of the dot products of WN_VL / lanes keys with `rows` rows. */
+/* As key t of j .. j + count - 1 is read, its part of what those keys prefetch. */
+WN_INLINE void wn_prefetch_turn(uint32_t dtype, const wn_key_rows *k, int64_t j, int t, int count,
+                                int64_t at, int64_t bytes, bool near)
+{
+    const int turns = bytes < WN_LINE_BYTES ? (int)(WN_LINE_BYTES / bytes) : 1;
+    const int some = count < turns ? count : turns;
+    if (t % some != 0)
+        return;
+    wn_prefetch_lines(dtype, k->ahead, k->ahead_offset, j + t, some, at, bytes, false);
+    if (near)
+        wn_prefetch_lines(dtype, k->near, k->near_offset, j + t, some, at, bytes, true);
+}
+
+/* Do the rows j .. j + count - 1 belong to this quad's share of the prefetches? */
+WN_INLINE bool wn_prefetches(const wn_key_rows *k, int64_t j, int count)
+{
+    return k->turns == 1 || (k->turns > 1 && (uint32_t)(j / count) % k->turns == k->turn);
+}
+
+/* ---- q K^T */
+
+/* One chunk of the dot products of WN_VL / lanes keys, from number j on, with `rows` rows. fetch:
+ * what to prefetch for; NULL: nothing. */
 WN_INLINE void wn_score_chunk(uint32_t dtype, int rows, const char *const *key, int64_t d,
-                              int64_t first, const float *q, int64_t stride, wn_vf acc[WN_VL])
+                              int64_t first, const float *q, int64_t stride,
+                              const wn_key_rows *fetch, int64_t j, wn_vf acc[WN_VL])
 {
     const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
     wn_vf a[WN_VL], b[WN_VL], x[2], y[2];
-    int64_t at = d * wn_code_bytes(dtype);
+    int64_t at = d * wn_code_bytes(dtype), span = WN_CHUNK * wn_code_bytes(dtype);
     if (rows > 2) {
 #pragma GCC unroll 16
-        for (int t = 0; t < keys; t++)
+        for (int t = 0; t < keys; t++) {
+            if (fetch != NULL)
+                wn_prefetch_turn(dtype, fetch, j, t, keys, at, span, WN_VL == 8);
             if (first == 0)
                 wn_load_chunk(dtype, key[t] + at, &a[t], &b[t]);
             else
                 wn_load_chunk_first(dtype, key[t] + at, first, &a[t], &b[t]);
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
             wn_vf z = wn_vf_load(q + r * stride + d);
@@ -300,9 +336,13 @@ WN_INLINE void wn_score_chunk(uint32_t dtype, int rows, const char *const *key, 
     for (int r = 0; r < rows; r++) {
         x[r] = wn_vf_load(q + r * stride + d);
         y[r] = wn_vf_load(q + r * stride + d + WN_VL);
+        WN_IN_REGISTER(x[r]);
+        WN_IN_REGISTER(y[r]);
     }
 #pragma GCC unroll 16
     for (int t = 0; t < keys; t++) {
+        if (fetch != NULL)
+            wn_prefetch_turn(dtype, fetch, j, t, keys, at, span, WN_VL == 8);
         if (first == 0)
             wn_load_chunk(dtype, key[t] + at, &a[0], &b[0]);
         else
@@ -315,16 +355,75 @@ WN_INLINE void wn_score_chunk(uint32_t dtype, int rows, const char *const *key, 
     }
 }
 
+/* wn_score_rows; `usual`: k->dim and stride are WN_DIM_USUAL, so that all addresses are constants
+ * beside a key's and nothing is counted. */
+WN_INLINE void wn_score_rows_of(bool usual, uint32_t dtype, int rows, const wn_key_rows *k,
+                                int64_t count, const float *q, int64_t stride, float factor,
+                                float *s)
+{
+    const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
+    const int64_t bytes = wn_code_bytes(dtype), dim = usual ? WN_DIM_USUAL : k->dim;
+    const int64_t whole = dim / WN_CHUNK * WN_CHUNK, apart = usual ? WN_DIM_USUAL : stride;
+    for (int64_t j = 0; j < count; j += keys) {
+        const char *key[WN_VL];
+        const bool fetch = wn_prefetches(k, j, keys);
+        wn_vf acc[WN_VL];
+        const float *rows_of_q = q;
+        __asm__("" : "+r"(rows_of_q)); /* or gcc keeps q on the stack instead */
+#pragma GCC unroll 16
+        for (int i = 0; i < WN_VL; i++)
+            acc[i] = wn_vf_zero();
+#pragma GCC unroll 16
+        for (int t = 0; t < keys; t++)
+            key[t] = k->base + k->offset[j + t] * bytes;
+        if (usual) {
+#pragma GCC unroll 8
+            for (int64_t d = 0; d < WN_DIM_USUAL; d += WN_CHUNK) {
+                wn_score_chunk(dtype, rows, key, d, 0, rows_of_q, apart, fetch ? k : NULL, j, acc);
+            }
+        } else {
+            for (int64_t d = 0; d < whole; d += WN_CHUNK) {
+                wn_score_chunk(dtype, rows, key, d, 0, rows_of_q, apart, fetch ? k : NULL, j, acc);
+            }
+            if (whole < dim)
+                wn_score_chunk(dtype, rows, key, whole, dim - whole, rows_of_q, apart, NULL, j,
+                               acc);
+        }
+        wn_vf_store(s + j * lanes, wn_vf_mul(wn_vf_sums(acc), wn_vf_set(factor)));
+    }
+}
+
 /* s[key][lanes] = factor * the dot products of `count` keys with `rows` (1 .. 4) folded rows of q.
  * With 3 rows the fourth lane is 0. Writes whole vectors: up to WN_VL - 1 floats beyond, for keys
  * that offset repeats. */
 WN_INLINE void wn_score_rows(uint32_t dtype, int rows, const wn_key_rows *k, int64_t count,
                              const float *q, int64_t stride, float factor, float *s)
 {
+    if (k->dim == WN_DIM_USUAL && stride == WN_DIM_USUAL)
+        wn_score_rows_of(true, dtype, rows, k, count, q, stride, factor, s);
+    else
+        wn_score_rows_of(false, dtype, rows, k, count, q, stride, factor, s);
+}
+
+#ifdef __AVX512BF16__
+
+/* WN_CHUNK codes as pairs of bfloat16; the channels that mask leaves out are 0. */
+WN_INLINE __m512bh wn_load_pairs(uint32_t dtype, const char *p, __mmask32 mask)
+{
+    if (dtype == WN_F8_E4M3)
+        return (__m512bh)wn_bf16_of_e4m3(_mm256_maskz_loadu_epi8(mask, p));
+    return (__m512bh)_mm512_maskz_loadu_epi16(mask, p);
+}
+
+WN_INLINE void wn_dot_rows_of(bool usual, uint32_t dtype, int rows, const wn_key_rows *k,
+                              int64_t count, const float *q, int64_t stride, float factor, float *s)
+{
     const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
-    int64_t bytes = wn_code_bytes(dtype), whole = k->dim / WN_CHUNK * WN_CHUNK;
+    const int64_t bytes = wn_code_bytes(dtype), dim = usual ? WN_DIM_USUAL : k->dim;
+    const int64_t apart = usual ? WN_DIM_USUAL / 2 : stride;
     for (int64_t j = 0; j < count; j += keys) {
         const char *key[WN_VL];
+        const bool fetch = wn_prefetches(k, j, keys);
         wn_vf acc[WN_VL];
 #pragma GCC unroll 16
         for (int i = 0; i < WN_VL; i++)
@@ -332,44 +431,19 @@ WN_INLINE void wn_score_rows(uint32_t dtype, int rows, const wn_key_rows *k, int
 #pragma GCC unroll 16
         for (int t = 0; t < keys; t++)
             key[t] = k->base + k->offset[j + t] * bytes;
-        for (int64_t d = 0; d < whole; d += WN_CHUNK) {
-            wn_prefetch_rows(dtype, k, j, keys, d);
-            wn_score_chunk(dtype, rows, key, d, 0, q, stride, acc);
-        }
-        if (whole < k->dim)
-            wn_score_chunk(dtype, rows, key, whole, k->dim - whole, q, stride, acc);
-        wn_vf_store(s + j * lanes, wn_vf_mul(wn_vf_sums(acc), wn_vf_set(factor)));
-    }
-}
-
-#ifdef __AVX512BF16__
-
-/* The same with queries and keys of bfloat16, both as they are stored: products of pairs of
- * channels, exact, summed in floats. stride: floats, each holding two channels. */
-WN_INLINE void wn_dot_rows(int rows, const wn_key_rows *k, int64_t count, const float *q,
-                           int64_t stride, float factor, float *s)
-{
-    const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
-    for (int64_t j = 0; j < count; j += keys) {
-        const char *key[WN_VL];
-        wn_vf acc[WN_VL];
-#pragma GCC unroll 16
-        for (int i = 0; i < WN_VL; i++)
-            acc[i] = wn_vf_zero();
-#pragma GCC unroll 16
-        for (int t = 0; t < keys; t++)
-            key[t] = k->base + k->offset[j + t] * 2;
-        for (int64_t d = 0; d < k->dim; d += WN_CHUNK) {
-            int64_t left = k->dim - d < WN_CHUNK ? k->dim - d : WN_CHUNK;
-            __mmask32 mask = (__mmask32)((1ULL << left) - 1);
+#pragma GCC unroll 4
+        for (int64_t d = 0; d < dim; d += WN_CHUNK) {
+            int64_t left = dim - d < WN_CHUNK ? dim - d : WN_CHUNK;
+            __mmask32 mask = usual ? (__mmask32)-1 : (__mmask32)((1ULL << left) - 1);
             __m512bh x[WN_ROWS_SHARED];
-            wn_prefetch_rows(WN_BF16, k, j, keys, d);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; r++)
-                x[r] = (__m512bh)_mm512_loadu_si512(q + r * stride + d / 2);
+                x[r] = (__m512bh)_mm512_loadu_si512(q + r * apart + d / 2);
 #pragma GCC unroll 16
             for (int t = 0; t < keys; t++) {
-                __m512bh y = (__m512bh)_mm512_maskz_loadu_epi16(mask, key[t] + d * 2);
+                if (fetch)
+                    wn_prefetch_turn(dtype, k, j, t, keys, d * bytes, WN_CHUNK * bytes, false);
+                __m512bh y = wn_load_pairs(dtype, key[t] + d * bytes, mask);
 #pragma GCC unroll 4
                 for (int r = 0; r < rows; r++)
                     acc[t * lanes + r] = _mm512_dpbf16_ps(acc[t * lanes + r], x[r], y);
@@ -379,9 +453,46 @@ WN_INLINE void wn_dot_rows(int rows, const wn_key_rows *k, int64_t count, const 
     }
 }
 
+/* The same with queries and keys as bfloat16 in the order of memory: products of pairs of channels,
+ * exact, summed in floats. stride: floats, each holding two channels. */
+WN_INLINE void wn_dot_rows(uint32_t dtype, int rows, const wn_key_rows *k, int64_t count,
+                           const float *q, int64_t stride, float factor, float *s)
+{
+    if (k->dim == WN_DIM_USUAL && stride == WN_DIM_USUAL / 2)
+        wn_dot_rows_of(true, dtype, rows, k, count, q, stride, factor, s);
+    else
+        wn_dot_rows_of(false, dtype, rows, k, count, q, stride, factor, s);
+}
+
 #endif
 
 /* ---- weights V */
+
+/* At a time. With AVX-512 four cost more than they save where memory is the bound. */
+enum { WN_KEYS_ADDED = WN_VL == 16 ? 1 : 4 };
+
+/* acc[row] += weight[row] * `chunks` chunks of one key; with first > 0 one chunk of so many. */
+WN_INLINE void wn_add_key(uint32_t dtype, int rows, int chunks, const char *at, const float *weight,
+                          int64_t first, wn_vf acc[WN_ROWS_SHARED][8])
+{
+    wn_vf a[4], b[4];
+#pragma GCC unroll 4
+    for (int c = 0; c < chunks; c++)
+        if (first == 0)
+            wn_load_chunk(dtype, at + c * WN_CHUNK * wn_code_bytes(dtype), &a[c], &b[c]);
+        else
+            wn_load_chunk_first(dtype, at, first, &a[c], &b[c]);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        wn_vf w = wn_vf_set(weight[r]);
+        WN_IN_REGISTER(w);
+#pragma GCC unroll 4
+        for (int c = 0; c < chunks; c++) {
+            acc[r][2 * c] = wn_vf_fma(w, a[c], acc[r][2 * c]);
+            acc[r][2 * c + 1] = wn_vf_fma(w, b[c], acc[r][2 * c + 1]);
+        }
+    }
+}
 
 /* `chunks` chunks of channels from d on; with first > 0 one chunk of so many channels. */
 WN_INLINE void wn_add_chunks(uint32_t dtype, int rows, int chunks, const wn_key_rows *v,
@@ -389,36 +500,29 @@ WN_INLINE void wn_add_chunks(uint32_t dtype, int rows, int chunks, const wn_key_
                              float *out, int64_t stride)
 {
     const int lanes = wn_lanes_of(rows);
-    int64_t bytes = wn_code_bytes(dtype);
+    const int64_t bytes = wn_code_bytes(dtype), span = chunks * WN_CHUNK * bytes;
+    const bool fetch = first == 0 && wn_prefetches(v, d, chunks * WN_CHUNK);
+    const char *base = v->base + d * bytes;
     wn_vf acc[WN_ROWS_SHARED][8];
+    int64_t j = 0;
+    __asm__("" : "+r"(base)); /* or gcc adds d key by key */
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
         for (int c = 0; c < 2 * chunks; c++)
             acc[r][c] = wn_vf_load(out + r * stride + d + c * WN_VL);
-    for (int64_t j = 0; j < count; j++) {
-        const char *at = v->base + v->offset[j] * bytes + d * bytes;
+    for (; j + WN_KEYS_ADDED <= count && first == 0; j += WN_KEYS_ADDED) {
 #pragma GCC unroll 4
-        for (int c = 0; c < chunks; c++)
-            wn_prefetch_rows(dtype, v, j, 1, d + c * WN_CHUNK);
-        wn_vf a[4], b[4];
-#pragma GCC unroll 4
-        for (int c = 0; c < chunks; c++)
-            if (first == 0)
-                wn_load_chunk(dtype, at + c * WN_CHUNK * bytes, &a[c], &b[c]);
-            else
-                wn_load_chunk_first(dtype, at, first, &a[c], &b[c]);
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            wn_vf w = wn_vf_set(weight[j * lanes + r]);
-            WN_IN_REGISTER(w);
-#pragma GCC unroll 4
-            for (int c = 0; c < chunks; c++) {
-                acc[r][2 * c] = wn_vf_fma(w, a[c], acc[r][2 * c]);
-                acc[r][2 * c + 1] = wn_vf_fma(w, b[c], acc[r][2 * c + 1]);
-            }
+        for (int t = 0; t < WN_KEYS_ADDED; t++) {
+            if (fetch)
+                wn_prefetch_turn(dtype, v, j, t, WN_KEYS_ADDED, d * bytes, span, false);
+            wn_add_key(dtype, rows, chunks, base + v->offset[j + t] * bytes,
+                       weight + (j + t) * lanes, 0, acc);
         }
     }
+    for (; j < count; j++)
+        wn_add_key(dtype, rows, chunks, base + v->offset[j] * bytes, weight + j * lanes, first,
+                   acc);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -435,10 +539,39 @@ WN_INLINE void wn_add_rows(uint32_t dtype, int rows, const wn_key_rows *v, int64
     int64_t whole = v->dim / WN_CHUNK * WN_CHUNK, d = 0;
     for (; d + chunks * WN_CHUNK <= whole; d += chunks * WN_CHUNK)
         wn_add_chunks(dtype, rows, chunks, v, count, weight, d, 0, out, stride);
-    for (; d < whole; d += WN_CHUNK)
+    for (; chunks > 1 && d < whole; d += WN_CHUNK)
         wn_add_chunks(dtype, rows, 1, v, count, weight, d, 0, out, stride);
     if (d < v->dim)
         wn_add_chunks(dtype, rows, 1, v, count, weight, d, v->dim - d, out, stride);
+}
+
+/* ---- NaN of e4m3 */
+
+/* Is a code of the first `count` rows, of dim codes of e4m3 each, a NaN (0x7f, 0xff)? Doubled,
+ * these two are the greatest bytes. */
+WN_INLINE bool wn_e4m3_has_nan(const char *base, const int64_t *offset, int64_t count, int64_t dim)
+{
+    __m256i most = _mm256_setzero_si256();
+    bool found = false;
+    for (int64_t j = 0; j < count; j++) {
+        const char *code = base + offset[j];
+        for (int64_t d = 0; d < dim && dim < 32; d++)
+            found |= (code[d] & 0x7f) == 0x7f;
+        for (int64_t d = 0; d < dim && dim >= 32; d += 32) { /* the last 32 may overlap */
+            __m256i x = _mm256_loadu_si256((const __m256i *)(code + (d < dim - 32 ? d : dim - 32)));
+            most = _mm256_max_epu8(most, _mm256_add_epi8(x, x));
+        }
+    }
+    __m256i is_nan = _mm256_cmpeq_epi8(most, _mm256_set1_epi8((char)0xfe));
+    return found || _mm256_movemask_epi8(is_nan) != 0;
+}
+
+/* The same, fast where dim is WN_DIM_USUAL. */
+static inline bool wn_block_has_nan(const char *base, const int64_t *offset, int64_t count,
+                                    int64_t dim)
+{
+    return dim == WN_DIM_USUAL ? wn_e4m3_has_nan(base, offset, count, WN_DIM_USUAL)
+                               : wn_e4m3_has_nan(base, offset, count, dim);
 }
 
 #endif

@@ -301,6 +301,24 @@ static inline void wn_key_pad(wn_key_block *b)
     }
 }
 
+static inline const float *wn_key_scale(const wn_kv_view *view, const wn_key_block *b, int64_t head,
+                                        int64_t j)
+{
+    return view->scale + wn_kv_scale_offset(view, b->page[j], head, b->place[j]);
+}
+
+/* Do keys j .. j + 7 of a block lie side by side in one page? */
+static inline bool wn_keys_are_neighbours(const wn_key_block *b, int64_t j)
+{
+    __m256i steps = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i page = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(b->page + j)),
+                                    _mm256_set1_epi32(b->page[j]));
+    __m256i place = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(b->place + j)),
+                                     _mm256_add_epi32(_mm256_set1_epi32(b->place[j]), steps));
+    __m256i differ = _mm256_or_si256(page, place);
+    return _mm256_testz_si256(differ, differ);
+}
+
 /* What the codes of a block's keys are multiplied by at a KV head: tensor_scale times the token's
  * scale. False, and nothing written, if it is 1 for all. */
 static inline bool wn_key_scales(const wn_kv_view *view, const wn_key_block *b, int64_t head,
@@ -308,11 +326,17 @@ static inline bool wn_key_scales(const wn_kv_view *view, const wn_key_block *b, 
 {
     if (view->layout == WN_LAYOUT_MLA_FP8 || (view->scale == NULL && view->tensor_scale == 1))
         return false;
-    for (int64_t j = 0; j < b->count; j++) {
-        scale[j] = view->tensor_scale;
-        if (view->scale != NULL)
-            scale[j] *= view->scale[wn_kv_scale_offset(view, b->page[j], head, b->place[j])];
-    }
+    int64_t j = 0;
+    for (; j + 8 <= b->count && view->scale != NULL; j += 8)
+        if (wn_keys_are_neighbours(b, j))
+            _mm256_storeu_ps(scale + j,
+                             _mm256_mul_ps(_mm256_set1_ps(view->tensor_scale),
+                                           _mm256_loadu_ps(wn_key_scale(view, b, head, j))));
+        else
+            for (int64_t t = j; t < j + 8; t++)
+                scale[t] = view->tensor_scale * *wn_key_scale(view, b, head, t);
+    for (; j < b->count; j++)
+        scale[j] = view->tensor_scale * (view->scale != NULL ? *wn_key_scale(view, b, head, j) : 1);
     return true;
 }
 

@@ -64,18 +64,19 @@ WN_PRODUCTS_OF(I8)
     }
 static wn_score_function *const wn_score_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(score);
 #ifdef __AVX512BF16__
-#define WN_DOT_PRODUCTS(rows)                                                                      \
-    static void dot_BF16_##rows(const wn_key_rows *k, int64_t count, const float *q,               \
-                                int64_t stride, float factor, float *scores)                       \
+#define WN_DOT_PRODUCTS(dtype, rows)                                                               \
+    static void dot_##dtype##_##rows(const wn_key_rows *k, int64_t count, const float *q,          \
+                                     int64_t stride, float factor, float *scores)                  \
     {                                                                                              \
-        wn_dot_rows(rows, k, count, q, stride, factor, scores);                                    \
+        wn_dot_rows(WN_##dtype, rows, k, count, q, stride, factor, scores);                        \
     }
-WN_DOT_PRODUCTS(1)
-WN_DOT_PRODUCTS(2)
-WN_DOT_PRODUCTS(3)
-WN_DOT_PRODUCTS(4)
-static wn_score_function *const wn_dot_functions[WN_ROWS_SHARED] = {dot_BF16_1, dot_BF16_2,
-                                                                    dot_BF16_3, dot_BF16_4};
+#define WN_DOT_PRODUCTS_OF(dtype)                                                                  \
+    WN_DOT_PRODUCTS(dtype, 1)                                                                      \
+    WN_DOT_PRODUCTS(dtype, 2) WN_DOT_PRODUCTS(dtype, 3) WN_DOT_PRODUCTS(dtype, 4)
+WN_DOT_PRODUCTS_OF(BF16)
+WN_DOT_PRODUCTS_OF(F8_E4M3)
+static wn_score_function *const wn_dot_functions[][WN_ROWS_SHARED] = {
+    WN_PRODUCTS_ROW(dot, BF16), WN_PRODUCTS_ROW(dot, F8_E4M3)};
 #endif
 static wn_add_function *const wn_add_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(add);
 
@@ -200,8 +201,8 @@ static inline void wn_rows_begin(wn_rows *w)
     w->factor = (float)(w->k_dtype == WN_F8_E4M3 ? factor * WN_E4M3_UNIT : factor);
     w->score = wn_score_functions[w->k_dtype];
 #ifdef __AVX512BF16__
-    if (w->k_dtype == WN_BF16 && a->q.dtype == WN_BF16) {
-        w->score = wn_dot_functions;
+    if ((w->k_dtype == WN_BF16 || w->k_dtype == WN_F8_E4M3) && a->q.dtype == WN_BF16) {
+        w->score = wn_dot_functions[w->k_dtype];
         w->q_stride /= 2;
     }
 #endif
@@ -248,18 +249,16 @@ static inline wn_key_rows wn_rows_of_view(const wn_kv_view *view, const int64_t 
                          .ahead_offset = ahead,
                          .dim = view->dim};
 }
-/* Each quad of rows prefetches its share of the channels. */
+/* The quads of rows take turns at prefetching. */
 static inline void wn_rows_share_ahead(const wn_rows *w, int64_t row, wn_key_rows *k)
 {
-    int64_t quads = (w->num_rows + WN_ROWS_SHARED - 1) / WN_ROWS_SHARED;
-    int64_t chunks = (k->dim + WN_CHUNK - 1) / WN_CHUNK, quad = row / WN_ROWS_SHARED;
-    k->ahead_begin = chunks * quad / quads * WN_CHUNK;
-    k->ahead_end = chunks * (quad + 1) / quads * WN_CHUNK;
+    k->turns = (uint32_t)((w->num_rows + WN_ROWS_SHARED - 1) / WN_ROWS_SHARED);
+    k->turn = (uint32_t)(row / WN_ROWS_SHARED);
 }
 static inline wn_key_rows wn_rows_of_scratch(const wn_rows *w, int64_t dim)
 {
     const char *scratch = (const char *)w->scratch;
-    return (wn_key_rows){scratch, scratch, w->scratch_offset, w->scratch_offset, 0, 0, dim};
+    return (wn_key_rows){.base = scratch, .offset = w->scratch_offset, .dim = dim};
 }
 
 /* q K^T of all rows at a KV head. */
@@ -272,6 +271,9 @@ static inline void wn_rows_score(wn_rows *w, const wn_key_block *b, int64_t head
     for (int64_t first = 0; first < b->count; first += step) {
         int64_t count = b->count - first < step ? b->count - first : step;
         wn_key_rows k = wn_rows_of_view(view, b->k, head, ahead->k, ahead_head);
+        k.near = (const char *)w->args->kv.v.data +
+                 head * w->args->kv.v.head_stride * wn_code_bytes(w->args->kv.v.dtype);
+        k.near_offset = b->v;
         if (!w->k_direct) {
             wn_rows_convert(w, view, b, head, first, count);
             k = wn_rows_of_scratch(w, view->dim);
@@ -389,12 +391,37 @@ static inline bool wn_rows_has_nan(const wn_row_quad *quad, int64_t count, int r
     return found;
 }
 
+/* Do the rows of keys first .. first + count - 1 hold a NaN that the products take for a number? */
+static inline bool wn_rows_hide_nan(const wn_kv_view *view, const int64_t *offset, int64_t head,
+                                    int64_t first, int64_t count)
+{
+    return wn_block_has_nan((const char *)view->data + head * view->head_stride, offset + first,
+                            count, view->dim);
+}
+
+/* NaN for the scores of keys that have one. */
+static inline void wn_rows_score_nan(wn_rows *w, const wn_key_block *b, int64_t head)
+{
+    if (!wn_rows_hide_nan(&w->args->kv.k, b->k, head, 0, b->count))
+        return;
+    for (int64_t j = 0; j < b->count; j++) {
+        if (!wn_rows_hide_nan(&w->args->kv.k, b->k, head, j, 1))
+            continue;
+        for (int64_t r = 0; r < w->num_rows; r++) {
+            wn_row_quad quad = wn_rows_quad(w, head, r / WN_ROWS_SHARED * WN_ROWS_SHARED, b->count);
+            quad.scores[j * quad.lanes + r % WN_ROWS_SHARED] = NAN;
+        }
+    }
+}
+
 /* All scores of a block at a KV head, complete. */
 static inline void wn_rows_score_block(wn_rows *w, const wn_key_walk *walk, wn_key_block *b,
                                        int64_t head, const wn_key_block *ahead, int64_t ahead_head,
                                        wn_row_quad quads[WN_ROWS_MOST / WN_ROWS_SHARED])
 {
     wn_rows_score(w, b, head, ahead, ahead_head);
+    if (w->k_dtype == WN_F8_E4M3)
+        wn_rows_score_nan(w, b, head);
     bool scaled = wn_key_scales(&w->args->kv.k, b, head, w->k_scale);
     for (int64_t j = b->count; j < b->count + WN_VL && scaled; j++)
         w->k_scale[j] = w->k_scale[b->count - 1];
@@ -491,9 +518,35 @@ static inline void wn_rows_add_listed(wn_rows *w, const wn_row_quad *quad, const
         }
         wn_key_rows listed = *v;
         listed.offset = offset;
-        listed.ahead_end = listed.ahead_begin; /* prefetches nothing */
+        listed.turns = 0; /* prefetches nothing */
         wn_add_functions[w->v_dtype][0](&listed, n, weight,
                                         w->out + (quad->index + r) * w->v_padded, w->v_padded);
+    }
+}
+
+/* NaN for the outputs that a value's NaN reaches. */
+static inline void wn_rows_add_nan(wn_rows *w, const wn_key_block *b, int64_t head,
+                                   const wn_row_quad *quads)
+{
+    const wn_kv_view *view = &w->args->kv.v;
+    if (!wn_rows_hide_nan(view, b->v, head, 0, b->count))
+        return;
+    for (int64_t j = 0; j < b->count; j++) {
+        if (!wn_rows_hide_nan(view, b->v, head, j, 1))
+            continue;
+        const uint8_t *code = (const uint8_t *)view->data + b->v[j] + head * view->head_stride;
+        for (int64_t d = 0; d < w->v_padded; d++)
+            w->scratch[d] = d < view->dim && (code[d] & 0x7f) == 0x7f ? NAN : 0;
+        wn_fold(w->v_dtype, w->scratch, w->v_padded);
+        for (int64_t r = 0; r < w->num_rows; r++) {
+            const wn_row_quad *quad = &quads[r / WN_ROWS_SHARED];
+            int64_t lane = r % WN_ROWS_SHARED;
+            float *out = w->out + (quad->index + lane) * w->v_padded;
+            if (quad->lacks && quad->scores[j * quad->lanes + lane] == -INFINITY)
+                continue;
+            for (int64_t d = 0; d < w->v_padded; d += WN_VL)
+                wn_vf_store(out + d, wn_vf_add(wn_vf_load(out + d), wn_vf_load(w->scratch + d)));
+        }
     }
 }
 
@@ -501,10 +554,11 @@ static inline void wn_rows_add_listed(wn_rows *w, const wn_row_quad *quad, const
 static inline bool wn_rows_value_scales(wn_rows *w, const wn_key_block *b, int64_t head)
 {
     bool scaled = wn_key_scales(&w->args->kv.v, b, head, w->v_scale);
-    if (w->v_dtype == WN_F8_E4M3)
+    const bool unit = w->v_dtype == WN_F8_E4M3 && WN_E4M3_UNIT != 1;
+    if (unit)
         for (int64_t j = 0; j < b->count; j++)
             w->v_scale[j] = (scaled ? w->v_scale[j] : 1) * WN_E4M3_UNIT;
-    return scaled || w->v_dtype == WN_F8_E4M3;
+    return scaled || unit;
 }
 
 /* Softmax and V of a block whose scores are complete. */
@@ -536,6 +590,8 @@ static inline void wn_rows_add_block(wn_rows *w, wn_key_block *b, int64_t head,
                     w->out + quad->index * w->v_padded, w->v_padded);
         }
     }
+    if (w->v_dtype == WN_F8_E4M3)
+        wn_rows_add_nan(w, b, head, quads);
 }
 
 /* ---- the end */
