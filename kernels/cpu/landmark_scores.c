@@ -17,7 +17,7 @@
 
 enum {
     HEADS = 16,           /* of a group that are scored together */
-    AHEAD = 24,           /* landmarks from the one that is loaded to the one that is fetched */
+    AHEAD = 64,           /* landmarks from the one that is loaded to the one that is fetched */
     TILE = 16,            /* landmarks that are converted together */
     LOGITS = 64 * 1024,   /* a strip's landmarks times heads */
     TINY_WORK = 32 * 1024 /* channels of landmarks for which no thread is woken */
@@ -189,8 +189,8 @@ WN_INLINE void prefetch_landmark(const group *g, const uint8_t *minimum, int64_t
 {
     const uint8_t *maximum = minimum + g->args->landmarks.max_offset * bytes;
     for (int64_t i = 0; i < g->dim * bytes; i += 64) {
-        _mm_prefetch((const char *)minimum + i, _MM_HINT_T0);
-        _mm_prefetch((const char *)maximum + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)minimum + i, _MM_HINT_T1);
+        _mm_prefetch((const char *)maximum + i, _MM_HINT_T1);
     }
 }
 
