@@ -311,6 +311,7 @@ WN_INLINE void dot_codes(const group *g, const float *query, const double *scale
         for (int half = 0; half < 2; half++)
             for (int h = 0; h < heads; h++) {
                 wn_vf q = wn_vf_load(query + h * g->padded + c + half * WN_VL);
+                __asm__("" : "+v"(q)); /* loaded once, not for every product */
                 for (int l = 0; l < WN_E5M2_ROWS; l++)
                     sum[h][l] = wn_vf_fma(q, x[l][half], sum[h][l]);
             }
