@@ -1,11 +1,12 @@
 /* landmark_scores.c: how much a group of query heads may find behind each landmark. The channels
  * that count are the same for all landmarks of a group, and so is for each whether its maximum or
  * its minimum is compared: a landmark's two rows become one by masks of bytes, whatever the dtype,
- * and of that the channels that count are moved together as floats. Tiles of landmarks are then
- * multiplied with the queries in blocks of registers. The scores of a strip stay on the stack
- * for the softmax; requests of more than a strip are computed twice, because a landmark's score
- * needs each head's sum over all of them. */
+ * with zeros in the channels that do not count. Codes of e5m2 are converted in registers, where the
+ * queries multiply them at once; others become tiles of floats first. The scores of a strip stay on
+ * the stack for the softmax; requests of more than a strip are computed twice, because a landmark's
+ * score needs each head's sum over all of them. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/landmark_codes.h"
 #include "kernels/cpu/landmark_lanes.h"
 #include "kernels/landmark_element.h"
 #include "kernels/parallel.h"
@@ -16,7 +17,7 @@
 
 enum {
     HEADS = 16,           /* of a group that are scored together */
-    AHEAD = 24,           /* landmarks from the one that is loaded to the one that is fetched */
+    AHEAD = 64,           /* landmarks from the one that is loaded to the one that is fetched */
     TILE = 16,            /* landmarks that are converted together */
     LOGITS = 64 * 1024,   /* a strip's landmarks times heads */
     TINY_WORK = 32 * 1024 /* channels of landmarks for which no thread is woken */
@@ -27,21 +28,21 @@ static const double log2_e = 1.4426950408889634;
 typedef struct group {
     const wn_landmark_scores_args *args;
     int64_t request, kv_head, heads, count, dim;
-    int64_t channels, padded; /* how many count; and to whole vectors */
-    int64_t chunks;           /* vectors of stored channels of which some count */
-    bool all;                 /* every channel counts */
+    int64_t channels; /* how many count */
+    int64_t padded;   /* dim, to whole chunks */
+    bool from_codes;  /* multiplied as they are converted */
+    bool all;         /* every channel counts */
     int32_t channel[WN_MAX_HEAD_DIM];
-    int32_t chunk[WN_MAX_HEAD_DIM / WN_VL], chunk_to[WN_MAX_HEAD_DIM / WN_VL];
-    int32_t order[WN_MAX_HEAD_DIM]; /* of each chunk, which lane goes where; the rest to a 0 */
     /* Bytes of the stored rows that are kept: all bits or none. */
-    uint8_t keep_minimum[4 * (WN_MAX_HEAD_DIM + WN_VL)];
-    uint8_t keep_maximum[4 * (WN_MAX_HEAD_DIM + WN_VL)];
+    uint8_t keep_minimum[4 * (WN_MAX_HEAD_DIM + WN_E5M2_CHUNK)];
+    uint8_t keep_maximum[4 * (WN_MAX_HEAD_DIM + WN_E5M2_CHUNK)];
 } group;
 
 /* Query heads [first, first + heads) of a group. */
 typedef struct head_block {
     int64_t first, heads;
-    float query[HEADS * WN_MAX_HEAD_DIM]; /* [heads, padded], the channels that count */
+    /* [heads, padded], 0 where a channel does not count; for codes in the order of their chunks */
+    float query[HEADS * WN_MAX_HEAD_DIM];
     double scale[HEADS];
     float maximum[HEADS]; /* of the base-2 logits so far */
     double total[HEADS];  /* sum of 2^(logit - maximum) over the members of the softmax */
@@ -101,26 +102,6 @@ static void choose_channels(group *g, const double *size)
             g->channel[g->channels++] = (int32_t)c;
 }
 
-/* Where the channels that count go: those of a chunk move to its front, and chunks are stored one
- * over the end of the other. */
-static void order_chunks(group *g)
-{
-    for (int64_t i = 0; i < g->channels;) {
-        int32_t chunk = g->channel[i] / WN_VL, *order = g->order + g->chunks * WN_VL;
-        uint32_t counts = 0;
-        int lanes = 0;
-        g->chunk[g->chunks] = chunk;
-        g->chunk_to[g->chunks++] = (int32_t)i;
-        for (; i < g->channels && g->channel[i] / WN_VL == chunk; i++) {
-            order[lanes++] = g->channel[i] % WN_VL;
-            counts |= 1u << g->channel[i] % WN_VL;
-        }
-        for (; lanes < WN_VL; lanes++)
-            order[lanes] = __builtin_ctz(~counts); /* does not count: cleared */
-    }
-    g->padded = (g->channels + WN_VL - 1) / WN_VL * WN_VL;
-}
-
 static void prepare_group(group *g)
 {
     double size[WN_MAX_HEAD_DIM], sum[WN_MAX_HEAD_DIM];
@@ -136,9 +117,10 @@ static void prepare_group(group *g)
         }
     }
     choose_channels(g, size);
-    order_chunks(g);
-    memset(g->keep_minimum, 0, (size_t)(bytes * (g->dim + WN_VL)));
-    memset(g->keep_maximum, 0, (size_t)(bytes * (g->dim + WN_VL)));
+    g->from_codes = g->args->landmarks.dtype == WN_F8_E5M2 && wn_e5m2_takes(g->dim);
+    g->padded = (g->dim + WN_E5M2_CHUNK - 1) / WN_E5M2_CHUNK * WN_E5M2_CHUNK;
+    memset(g->keep_minimum, 0, (size_t)(bytes * g->padded));
+    memset(g->keep_maximum, 0, (size_t)(bytes * g->padded));
     for (int64_t i = 0; i < g->channels; i++) {
         int64_t c = g->channel[i];
         memset((sum[c] > 0 ? g->keep_maximum : g->keep_minimum) + c * bytes, 0xff, (size_t)bytes);
@@ -165,10 +147,11 @@ static void prepare_heads(const group *g, head_block *b)
     for (int64_t h = 0; h < b->heads; h++) {
         float *query = b->query + h * g->padded;
         load_query(g, b->first + h, row);
-        for (int64_t i = 0; i < g->channels; i++)
-            query[i] = row[g->channel[i]];
-        for (int64_t i = g->channels; i < g->padded; i++)
-            query[i] = 0;
+        memset(query, 0, (size_t)g->padded * sizeof *query);
+        for (int64_t i = 0; i < g->channels; i++) {
+            int32_t c = g->channel[i];
+            query[g->from_codes ? wn_e5m2_place(c) : c] = row[c];
+        }
         b->scale[h] = head_scale(g, row);
         b->maximum[h] = -INFINITY;
         b->total[h] = 0;
@@ -200,23 +183,14 @@ WN_INLINE int64_t walk_to(walk *w, int64_t landmark)
     return w->page_start + (landmark - w->first) * view->landmark_stride;
 }
 
-WN_INLINE wn_vf move_lanes(wn_vf x, const int32_t *order)
-{
-#ifdef __AVX512F__
-    return _mm512_permutexvar_ps(_mm512_loadu_si512(order), x);
-#else
-    return _mm256_permutevar8x32_ps(x, _mm256_loadu_si256((const __m256i *)order));
-#endif
-}
-
 /* Asks for a landmark that will be needed soon: pages are anywhere, the processor does not foresee
  * them. */
 WN_INLINE void prefetch_landmark(const group *g, const uint8_t *minimum, int64_t bytes)
 {
     const uint8_t *maximum = minimum + g->args->landmarks.max_offset * bytes;
     for (int64_t i = 0; i < g->dim * bytes; i += 64) {
-        _mm_prefetch((const char *)minimum + i, _MM_HINT_T0);
-        _mm_prefetch((const char *)maximum + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)minimum + i, _MM_HINT_T1);
+        _mm_prefetch((const char *)maximum + i, _MM_HINT_T1);
     }
 }
 
@@ -230,34 +204,25 @@ WN_INLINE wn_vf merge_tail(const group *g, uint32_t dtype, const uint8_t *minimu
     return wn_vf_merge_landmark(dtype, least, g->keep_minimum + at, most, g->keep_maximum + at);
 }
 
-/* The counted channels of landmarks [first, first + count) as floats, tile[count][padded]; beyond
- * the channels the tile holds 0 and keeps it. */
+/* Landmarks [first, first + count) as floats, tile[count][padded]; beyond the channels the tile
+ * holds 0 and keeps it. */
 WN_INLINE void load_tile_of(const group *g, walk *w, walk *ahead, int64_t first, int64_t count,
                             uint32_t dtype, float *tile)
 {
     const uint8_t *data = g->args->landmarks.data;
-    int64_t bytes = wn_number_bytes(dtype), padded = g->padded, dim = g->dim, chunks = g->chunks;
+    int64_t bytes = wn_number_bytes(dtype), padded = g->padded, whole = g->dim / WN_VL * WN_VL;
     int64_t max_offset = g->args->landmarks.max_offset * bytes;
     for (int64_t l = 0; l < count; l++, tile += padded) {
         const uint8_t *minimum = data + walk_to(w, first + l) * bytes;
         const uint8_t *maximum = minimum + max_offset;
         if (first + l + AHEAD < g->count)
             prefetch_landmark(g, data + walk_to(ahead, first + l + AHEAD) * bytes, bytes);
-        if (g->all && dim % WN_VL == 0) {
-            for (int64_t d = 0; d < dim; d += WN_VL)
-                wn_vf_store(tile + d, wn_vf_merge_landmark(
-                                          dtype, minimum + d * bytes, g->keep_minimum + d * bytes,
-                                          maximum + d * bytes, g->keep_maximum + d * bytes));
-            continue;
-        }
-        for (int64_t i = 0; i < chunks; i++) {
-            int64_t at = g->chunk[i] * WN_VL * bytes;
-            wn_vf x = (g->chunk[i] + 1) * WN_VL > dim
-                          ? merge_tail(g, dtype, minimum, maximum, at, bytes)
-                          : wn_vf_merge_landmark(dtype, minimum + at, g->keep_minimum + at,
-                                                 maximum + at, g->keep_maximum + at);
-            wn_vf_store(tile + g->chunk_to[i], move_lanes(x, g->order + i * WN_VL));
-        }
+        for (int64_t d = 0; d < whole; d += WN_VL)
+            wn_vf_store(tile + d, wn_vf_merge_landmark(
+                                      dtype, minimum + d * bytes, g->keep_minimum + d * bytes,
+                                      maximum + d * bytes, g->keep_maximum + d * bytes));
+        if (whole < g->dim)
+            wn_vf_store(tile + whole, merge_tail(g, dtype, minimum, maximum, whole * bytes, bytes));
     }
 }
 
@@ -328,6 +293,86 @@ WN_INLINE void dot_block(const float *query, const double *scale, int heads, con
                                  _mm_set1_ps((float)(scale[h] * log2_e))));
 }
 
+/* Base-2 logits of `heads` query heads and WN_E5M2_ROWS landmarks, from their codes. */
+WN_INLINE void dot_codes(const group *g, const float *query, const double *scale, int heads,
+                         bool all, const uint8_t *const *minimum, float *logit,
+                         int64_t logit_stride)
+{
+    wn_vf sum[4][4];
+    int64_t max_offset = g->args->landmarks.max_offset;
+    for (int h = 0; h < 4; h++)
+        for (int l = 0; l < WN_E5M2_ROWS; l++)
+            sum[h][l] = wn_vf_zero();
+    for (int64_t c = 0; c < g->dim; c += WN_E5M2_CHUNK) {
+        wn_e5m2_choice choice = wn_e5m2_choose(all, g->keep_minimum + c, g->keep_maximum + c);
+        wn_vf x[WN_E5M2_ROWS][2];
+        for (int l = 0; l < WN_E5M2_ROWS; l++)
+            wn_e5m2_merge(all, &choice, minimum[l] + c, minimum[l] + max_offset + c, x[l]);
+        for (int half = 0; half < 2; half++)
+            for (int h = 0; h < heads; h++) {
+                wn_vf q = wn_vf_load(query + h * g->padded + c + half * WN_VL);
+                __asm__("" : "+v"(q)); /* loaded once, not for every product */
+                for (int l = 0; l < WN_E5M2_ROWS; l++)
+                    sum[h][l] = wn_vf_fma(q, x[l][half], sum[h][l]);
+            }
+    }
+    for (int h = 0; h < heads; h += 4 / WN_E5M2_ROWS) {
+        __m128 factor = _mm_set1_ps((float)(scale[h] * log2_e));
+#if WN_E5M2_ROWS == 4
+        _mm_storeu_ps(logit + h * logit_stride,
+                      _mm_mul_ps(sum_four(sum[h][0], sum[h][1], sum[h][2], sum[h][3]), factor));
+#else /* of two heads at once */
+        __m128 x = sum_four(sum[h][0], sum[h][1], sum[h + 1][0], sum[h + 1][1]);
+        if (h + 1 < heads)
+            factor = _mm_movelh_ps(factor, _mm_set1_ps((float)(scale[h + 1] * log2_e)));
+        x = _mm_mul_ps(x, factor);
+        _mm_storel_pi((__m64 *)(void *)(logit + h * logit_stride), x);
+        if (h + 1 < heads)
+            _mm_storeh_pi((__m64 *)(void *)(logit + (h + 1) * logit_stride), x);
+#endif
+    }
+}
+
+WN_INLINE void dot_codes_of(const group *g, const head_block *b, int64_t h, bool all,
+                            const uint8_t *const *minimum, float *logit, int64_t stride)
+{
+    const float *query = b->query + h * g->padded;
+    switch (b->heads - h) {
+    case 1:
+        dot_codes(g, query, b->scale + h, 1, all, minimum, logit, stride);
+        break;
+    case 2:
+        dot_codes(g, query, b->scale + h, 2, all, minimum, logit, stride);
+        break;
+    case 3:
+        dot_codes(g, query, b->scale + h, 3, all, minimum, logit, stride);
+        break;
+    default:
+        dot_codes(g, query, b->scale + h, 4, all, minimum, logit, stride);
+    }
+}
+
+/* As strip_logits, from codes. Beyond the last landmark it is taken again. */
+WN_INLINE void strip_of_codes(const group *g, const head_block *b, int64_t first, int64_t count,
+                              bool all, float *logit, int64_t stride)
+{
+    const uint8_t *data = g->args->landmarks.data;
+    walk w = {.group = g}, ahead = w;
+    for (int64_t l = first; l < first + AHEAD && l < g->count; l++)
+        prefetch_landmark(g, data + walk_to(&ahead, l), 1);
+    for (int64_t l = 0; l < count; l += WN_E5M2_ROWS) {
+        const uint8_t *minimum[WN_E5M2_ROWS];
+        for (int64_t i = 0; i < WN_E5M2_ROWS; i++) {
+            int64_t landmark = first + (l + i < count ? l + i : count - 1);
+            minimum[i] = data + walk_to(&w, landmark);
+            if (landmark + AHEAD < g->count)
+                prefetch_landmark(g, data + walk_to(&ahead, landmark + AHEAD), 1);
+        }
+        for (int64_t h = 0; h < b->heads; h += 4)
+            dot_codes_of(g, b, h, all, minimum, logit + h * stride + l, stride);
+    }
+}
+
 /* logit[heads][stride] of landmarks [first, first + count). */
 static void strip_logits(const group *g, const head_block *b, int64_t first, int64_t count,
                          float *logit, int64_t stride)
@@ -335,6 +380,14 @@ static void strip_logits(const group *g, const head_block *b, int64_t first, int
     enum { WIDE = WN_VL == 16 ? 4 : 2 }; /* heads whose sums the registers hold */
     float tile[TILE * WN_MAX_HEAD_DIM + WN_VL] __attribute__((aligned(64)));
     walk w = {.group = g}, ahead = w;
+    if (g->from_codes && g->all) {
+        strip_of_codes(g, b, first, count, true, logit, stride);
+        return;
+    }
+    if (g->from_codes) {
+        strip_of_codes(g, b, first, count, false, logit, stride);
+        return;
+    }
     memset(tile, 0, (size_t)(TILE * g->padded) * sizeof *tile);
     for (int64_t l = 0; l < count; l += TILE) {
         int64_t n = count - l < TILE ? count - l : TILE;
@@ -482,7 +535,7 @@ static void scores_body(void *argument, int64_t i)
     g.kv_head = i % a->num_kv_heads;
     g.heads = a->q.shape[1] / a->num_kv_heads;
     g.dim = a->q.shape[2];
-    g.channels = g.chunks = 0;
+    g.channels = 0;
     if (a->q_row[g.request] < 0 || a->count[g.request] == 0)
         return;
     g.count = a->count[g.request];
