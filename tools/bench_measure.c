@@ -80,11 +80,11 @@ static double timed(const work *w, const wn_ops *ops, wn_bench_scene *scene, int
     return (wn_seconds() - begun) / (double)calls;
 }
 
-/* Threads that have just worked still look for more for a while: whoever is next should not find
- * them on the processors. */
-static void settle(void)
+/* Threads that have just worked still look for more for a while, bound ones for tens of
+ * milliseconds: whoever is next should not find them on the processors. */
+static void settle(int64_t milliseconds)
 {
-    nanosleep(&(struct timespec){0, 3000000}, NULL);
+    nanosleep(&(struct timespec){0, (long)milliseconds * 1000000}, NULL);
 }
 
 static double sample(const work *w, wn_bench_scene *scene)
@@ -171,11 +171,11 @@ static wn_status take_samples(work *w, wn_error *error)
             w->compute[i] = wn_roof_sample(roofs, w->compute_roof, &w->executor);
         if (!w->peer)
             continue;
-        settle();
+        settle(3);
         if (w->warm)
             wn_peer_sample(w->bench->peer);
         w->peer_time[i] = wn_peer_sample(w->bench->peer);
-        settle();
+        settle(40);
     }
     return WN_OK;
 }
