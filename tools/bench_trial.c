@@ -154,6 +154,24 @@ static int is_dense(const wn_trial *s, const wn_trial_player *p)
     return p == &s->players[0];
 }
 
+/* One step of the one layer, begun and ended. */
+static wn_status one_step(wn_trial *s, wn_trial_player *p, const wn_batch_item *items,
+                          uint32_t count, const wn_attention_args *args)
+{
+    wn_batch *batch;
+    wn_status status = wn_batch_begin(p->engine, items, count, &batch);
+    if (status != WN_OK)
+        return library_failed(s, p, status);
+    status = wn_attention(batch, 0, args);
+    if (status != WN_OK) {
+        status = library_failed(s, p, status);
+        wn_batch_abort(batch);
+        return status;
+    }
+    status = wn_batch_end(batch);
+    return status == WN_OK ? WN_OK : library_failed(s, p, status);
+}
+
 static wn_status prompt_chunk(wn_trial *s, wn_trial_player *p, wn_sequence sequence, int64_t first,
                               int64_t count)
 {
@@ -162,7 +180,6 @@ static wn_status prompt_chunk(wn_trial *s, wn_trial_player *p, wn_sequence seque
                           .num_tokens = (int32_t)count,
                           .flags =
                               WN_ITEM_CONTEXT | (first + count < s->length ? WN_ITEM_MORE : 0)};
-    wn_batch *batch;
     fresh_numbers(s, p);
     wn_attention_args args = {.struct_size = WN_SIZEOF(wn_attention_args),
                               .q = rows(s->q, 0, count),
@@ -174,17 +191,7 @@ static wn_status prompt_chunk(wn_trial *s, wn_trial_player *p, wn_sequence seque
         args.out = rows(s->out, 0, count);
         args.window = 1;
     }
-    wn_status status = wn_batch_begin(p->engine, &item, 1, &batch);
-    if (status != WN_OK)
-        return library_failed(s, p, status);
-    status = wn_attention(batch, 0, &args);
-    if (status != WN_OK) {
-        status = library_failed(s, p, status);
-        wn_batch_abort(batch);
-        return status;
-    }
-    status = wn_batch_end(batch);
-    return status == WN_OK ? WN_OK : library_failed(s, p, status);
+    return one_step(s, p, &item, 1, &args);
 }
 
 /* The whole prompt, in chunks, the last one small; p->late if it would take too long. */
@@ -265,20 +272,10 @@ static wn_status step(wn_trial *s, wn_trial_player *p, int64_t number,
                               .out = rows(s->out, 0, batch_size),
                               .inputs = inputs,
                               .num_inputs = p->num_inputs};
-    wn_batch *batch;
     double begun = wn_seconds();
-    wn_status status = wn_batch_begin(p->engine, items, (uint32_t)batch_size, &batch);
+    wn_status status = one_step(s, p, items, (uint32_t)batch_size, &args);
     if (status != WN_OK)
-        return library_failed(s, p, status);
-    status = wn_attention(batch, 0, &args);
-    if (status != WN_OK) {
-        status = library_failed(s, p, status);
-        wn_batch_abort(batch);
         return status;
-    }
-    status = wn_batch_end(batch);
-    if (status != WN_OK)
-        return library_failed(s, p, status);
     seconds[WN_TRIAL_STEP] = wn_seconds() - begun;
     read_step(p, seconds);
     return WN_OK;

@@ -188,33 +188,7 @@ WN_INLINE void wn_transpose_8x8(__m256 r[8])
     }
 }
 
-/* 8 elements of a dtype as floats; bytes of 8 elements: 8, 16 or 32. */
-WN_INLINE __m256 wn_eight_from(uint32_t dtype, const void *p)
-{
-    switch (dtype) {
-    case WN_F16:
-        return _mm256_cvtph_ps(_mm_loadu_si128(p));
-    case WN_BF16:
-        return _mm256_castsi256_ps(
-            _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
-    case WN_I8:
-        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
-    case WN_F8_E4M3: { /* as wn_vf_from_e4m3 */
-        __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
-        __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
-        __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(code, magnitude), 24);
-        __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)),
-                                     _mm256_set1_ps(0x1p120f));
-        __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
-        value = _mm256_blendv_ps(value, _mm256_set1_ps(NAN), _mm256_castsi256_ps(nan));
-        return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(value), sign));
-    }
-    default:
-        return _mm256_loadu_ps(p);
-    }
-}
-
-/* The first n of them, n < 8; nothing beyond is read, the others are 0. */
+/* The first n elements, n < 8, as wn_eight_from; nothing beyond is read, the others are 0. */
 WN_INLINE __m256 wn_eight_from_first(uint32_t dtype, const void *p, int64_t n)
 {
     size_t bytes = dtype == WN_F32 ? 4 : dtype == WN_F16 || dtype == WN_BF16 ? 2 : 1;

@@ -18,6 +18,50 @@
 
 #define WN_INLINE static inline __attribute__((always_inline, unused))
 
+/* Eight elements of a narrow type as floats, in every variant. */
+WN_INLINE __m256 wn_eight_from_bf16(const void *p)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+WN_INLINE __m256 wn_eight_from_f16(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+WN_INLINE __m256 wn_eight_from_i8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+/* e4m3: exponent and mantissa move to their place in a float of exponent 2^-120 too small, which
+ * one multiplication puts right, denormals included; the two NaN codes are set apart. */
+WN_INLINE __m256 wn_eight_from_e4m3(const void *p)
+{
+    __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
+    __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(code, magnitude), 24);
+    __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)),
+                                 _mm256_set1_ps(0x1p120f));
+    __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
+    value = _mm256_blendv_ps(value, _mm256_set1_ps(NAN), _mm256_castsi256_ps(nan));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(value), sign));
+}
+/* Of dtype (F32, F16, BF16, F8_E4M3, I8): 8, 16 or 32 bytes. */
+WN_INLINE __m256 wn_eight_from(uint32_t dtype, const void *p)
+{
+    switch (dtype) {
+    case WN_F16:
+        return wn_eight_from_f16(p);
+    case WN_BF16:
+        return wn_eight_from_bf16(p);
+    case WN_F8_E4M3:
+        return wn_eight_from_e4m3(p);
+    case WN_I8:
+        return wn_eight_from_i8(p);
+    default:
+        return _mm256_loadu_ps((const float *)p);
+    }
+}
+
 #ifdef __AVX512F__
 
 enum { WN_VL = 16 };
@@ -272,27 +316,19 @@ WN_INLINE float wn_vf_sum(wn_vf a)
 
 WN_INLINE wn_vf wn_vf_from_bf16(const void *p)
 {
-    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+    return wn_eight_from_bf16(p);
 }
 WN_INLINE wn_vf wn_vf_from_f16(const void *p)
 {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+    return wn_eight_from_f16(p);
 }
 WN_INLINE wn_vf wn_vf_from_i8(const void *p)
 {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+    return wn_eight_from_i8(p);
 }
 WN_INLINE wn_vf wn_vf_from_e4m3(const void *p)
 {
-    __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
-    __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
-    __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(code, magnitude), 24);
-    __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)),
-                                 _mm256_set1_ps(0x1p120f));
-    __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
-    value = _mm256_blendv_ps(value, _mm256_set1_ps(NAN), _mm256_castsi256_ps(nan));
-    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(value), sign));
+    return wn_eight_from_e4m3(p);
 }
 
 #endif
@@ -326,13 +362,13 @@ WN_INLINE wn_vf wn_vf_from_first(uint32_t dtype, const void *p, int64_t n)
     return wn_vf_from(dtype, copy);
 }
 
-/* 2^x for x <= 0; 0 for -inf and for x < -126, NaN for NaN. Relative error below 2.3e-7 where x is
- * exact. The polynomial is a minimax fit of 2^f on [-1/2, 1/2], of degree 6; the integer part goes
- * into the exponent. */
-WN_INLINE wn_vf wn_vf_exp2(wn_vf x)
+/* wn_vf_exp2 without its end: where that gives 0, this gives at most 2^-125, which is nothing
+ * beside a sum that has a term of 1. The polynomial is a minimax fit of 2^f on [-1/2, 1/2], of
+ * degree 6; the integer part goes into the exponent. */
+WN_INLINE wn_vf wn_vf_exp2_above_zero(wn_vf x)
 {
-    const wn_vf least = wn_vf_set(-126.0f), shifter = wn_vf_set(0x1.8p23f);
-    wn_vf in = wn_vf_max(least, x); /* NaN passes: it is the second operand */
+    const wn_vf shifter = wn_vf_set(0x1.8p23f);
+    wn_vf in = wn_vf_max(wn_vf_set(-126.0f), x); /* NaN passes: it is the second operand */
     wn_vf t = wn_vf_add(in, shifter), f = wn_vf_sub(in, wn_vf_sub(t, shifter));
     wn_vf p = wn_vf_set(1.5403530e-4f);
     p = wn_vf_fma(p, f, wn_vf_set(1.3333558e-3f));
@@ -341,8 +377,15 @@ WN_INLINE wn_vf wn_vf_exp2(wn_vf x)
     p = wn_vf_fma(p, f, wn_vf_set(2.4022651e-1f));
     p = wn_vf_fma(p, f, wn_vf_set(6.9314718e-1f));
     p = wn_vf_fma(p, f, wn_vf_set(1.0f));
-    wn_vf y = wn_vi_as_float(wn_vi_add(wn_vf_bits(p), wn_vi_shift_left(wn_vf_bits(t), 23)));
-    return wn_vf_select(wn_vf_less(x, least), y, wn_vf_zero());
+    return wn_vi_as_float(wn_vi_add(wn_vf_bits(p), wn_vi_shift_left(wn_vf_bits(t), 23)));
+}
+
+/* 2^x for x <= 0; 0 for -inf and for x < -126, NaN for NaN. Relative error below 2.3e-7 where x is
+ * exact. */
+WN_INLINE wn_vf wn_vf_exp2(wn_vf x)
+{
+    wn_vm vanishes = wn_vf_less(x, wn_vf_set(-126.0f));
+    return wn_vf_select(vanishes, wn_vf_exp2_above_zero(x), wn_vf_zero());
 }
 
 #endif

@@ -241,24 +241,6 @@ WN_INLINE wn_vf anchor_of(wn_vf greatest)
     return (wn_vf)((wn_lanes)greatest & (wn_lanes)(greatest != none));
 }
 
-/* wn_vf_exp2 without its end: where that gives 0, this gives at most 2^-125, which is nothing
- * beside a sum that has a term of 1. Rows whose scores are all -inf have none; they are told apart.
- */
-WN_INLINE wn_vf power_of_two(wn_vf x)
-{
-    const wn_vf shifter = wn_vf_set(0x1.8p23f);
-    wn_vf in = wn_vf_max(wn_vf_set(-126.0f), x); /* NaN passes: it is the second operand */
-    wn_vf t = in + shifter, f = in - (t - shifter);
-    wn_vf p = wn_vf_set(1.5403530e-4f);
-    p = wn_vf_fma(p, f, wn_vf_set(1.3333558e-3f));
-    p = wn_vf_fma(p, f, wn_vf_set(9.6181291e-3f));
-    p = wn_vf_fma(p, f, wn_vf_set(5.5504109e-2f));
-    p = wn_vf_fma(p, f, wn_vf_set(2.4022651e-1f));
-    p = wn_vf_fma(p, f, wn_vf_set(6.9314718e-1f));
-    p = wn_vf_fma(p, f, wn_vf_set(1.0f));
-    return (wn_vf)((wn_lanes)p + ((wn_lanes)t << 23));
-}
-
 /* sum += x, with what rounding loses kept apart: 128 Ki equal terms would drift otherwise. */
 WN_INLINE void add_exactly(wn_vf *sum, wn_vf *lost, wn_vf x)
 {
@@ -281,7 +263,7 @@ WN_INLINE void add_to_statistics(const window *w, int64_t row, int64_t lane, int
     }
     wn_vf anchor = anchor_of(greatest), part = wn_vf_zero();
     for (int64_t j = 0; j < count; j++)
-        part += power_of_two(wn_vf_load(s->score[j] + lane) - anchor);
+        part += wn_vf_exp2_above_zero(wn_vf_load(s->score[j] + lane) - anchor);
     wn_vf factor = wn_vf_exp2(old - anchor);
     wn_vf sum = wn_vf_load(s->sum + row) * factor, lost = wn_vf_load(s->lost + row) * factor;
     add_exactly(&sum, &lost, part);
@@ -301,7 +283,7 @@ WN_INLINE void add_to_totals(const window *w, int64_t row, int64_t lane, int64_t
         if (w->pairs)
             x = wn_vf_mul(x, scale);
         wn_vf_store(s->total[j],
-                    wn_vf_fma(power_of_two(x - anchor), inverse, wn_vf_load(s->total[j])));
+                    wn_vf_fma(wn_vf_exp2_above_zero(x - anchor), inverse, wn_vf_load(s->total[j])));
     }
 }
 
