@@ -1,8 +1,9 @@
 /* attend_block.h: the two products of attention over a block of keys for one to four query rows
  * that share them: scores = q K^T and out += weights V, straight from the cache's codes. Every code
  * is converted once for all rows. Lanes are channels: they come as pairs of vectors in the order in
- * which the codes unpack most cheaply ("folded": a chunk's even channels, then its odd ones, for
- * bfloat16), so that q is folded before and the result unfolded after. Scores and weights are
+ * which the codes unpack most cheaply ("folded": for bfloat16 a chunk's even channels, then its odd
+ * ones; where attend_pairs.h is, every second four channels), so that q is folded before and the
+ * result unfolded after. Scores and weights are
  * [key][lanes]: the exponentials need no step across lanes.
  *
  * A row's score is the sum of WN_VL partial sums over channels in ascending order; its outputs add
@@ -77,6 +78,11 @@ WN_INLINE void wn_load_chunk(uint32_t dtype, const char *p, wn_vf *a, wn_vf *b)
         __m512i x = dtype == WN_BF16 ? _mm512_loadu_si512(p)
                                      : wn_bf16_of_e4m3(_mm256_loadu_si256((const __m256i *)p));
         WN_IN_REGISTER(x);
+#ifdef __AVX512BF16__ /* the order in which two rows interleave */
+        *a = _mm512_castsi512_ps(_mm512_unpacklo_epi16(_mm512_setzero_si512(), x));
+        *b = _mm512_castsi512_ps(_mm512_unpackhi_epi16(_mm512_setzero_si512(), x));
+        return;
+#endif
         *a = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
         *b = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)));
     } else {
@@ -100,7 +106,21 @@ WN_INLINE void wn_load_chunk_first(uint32_t dtype, const char *p, int64_t n, wn_
     wn_load_chunk(dtype, (const char *)copy, a, b);
 }
 
-/* Pairs of vectors in the order of memory, from and to the order "even channels, odd channels". */
+/* Pairs of vectors in the order of memory, from and to the folded order. */
+#ifdef __AVX512BF16__
+WN_INLINE void wn_split_pairs(wn_vf *a, wn_vf *b)
+{
+    __m512 x = _mm512_shuffle_f32x4(*a, *b, 0x88);
+    *b = _mm512_shuffle_f32x4(*a, *b, 0xdd);
+    *a = x;
+}
+WN_INLINE void wn_join_pairs(wn_vf *a, wn_vf *b)
+{
+    __m512 low = _mm512_shuffle_f32x4(*a, *b, 0x44), high = _mm512_shuffle_f32x4(*a, *b, 0xee);
+    *a = _mm512_shuffle_f32x4(low, low, 0xd8);
+    *b = _mm512_shuffle_f32x4(high, high, 0xd8);
+}
+#else
 WN_INLINE void wn_split_pairs(wn_vf *a, wn_vf *b)
 {
     const __m512i even =
@@ -116,6 +136,7 @@ WN_INLINE void wn_join_pairs(wn_vf *a, wn_vf *b)
     *b = _mm512_permutex2var_ps(*a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), *b);
     *a = x;
 }
+#endif
 
 /* One value per key, repeated for `lanes` lanes, for WN_VL / lanes keys. */
 WN_INLINE wn_vf wn_vf_per_key(int lanes, const float *p)
@@ -147,6 +168,24 @@ WN_INLINE wn_vf wn_vf_sums(const wn_vf x[WN_VL])
     __m512 v = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, z[2], z[3]),
                              _mm512_shuffle_f32x4(z[2], z[3], 0x4e));
     return _mm512_add_ps(_mm512_shuffle_f32x4(u, v, 0x88), _mm512_shuffle_f32x4(u, v, 0xdd));
+}
+
+/* Lane i gets lane i ^ distance. */
+WN_INLINE wn_vf wn_vf_exchange(wn_vf x, int distance)
+{
+    return distance == 8   ? _mm512_shuffle_f32x4(x, x, 0x4e)
+           : distance == 4 ? _mm512_shuffle_f32x4(x, x, 0xb1)
+           : distance == 2 ? _mm512_permute_ps(x, 0x4e)
+                           : _mm512_permute_ps(x, 0xb1);
+}
+
+/* p[0 .. lanes - 1] again and again. */
+WN_INLINE wn_vf wn_vf_per_row(int lanes, const float *p)
+{
+    if (lanes == 4)
+        return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+    return lanes == 2 ? _mm512_broadcast_f32x2(_mm_castpd_ps(_mm_load_sd((const double *)p)))
+                      : wn_vf_set(*p);
 }
 
 #else /* AVX2 */
@@ -224,7 +263,39 @@ WN_INLINE wn_vf wn_vf_sums(const wn_vf x[WN_VL])
     return _mm256_add_ps(_mm256_blend_ps(u, v, 0xf0), _mm256_permute2f128_ps(u, v, 0x21));
 }
 
+WN_INLINE wn_vf wn_vf_exchange(wn_vf x, int distance)
+{
+    return distance == 4   ? _mm256_permute2f128_ps(x, x, 1)
+           : distance == 2 ? _mm256_permute_ps(x, 0x4e)
+                           : _mm256_permute_ps(x, 0xb1);
+}
+
+WN_INLINE wn_vf wn_vf_per_row(int lanes, const float *p)
+{
+    if (lanes == 4)
+        return _mm256_broadcast_ps((const __m128 *)p);
+    return lanes == 2 ? _mm256_castpd_ps(_mm256_broadcast_sd((const double *)p)) : wn_vf_set(*p);
+}
+
 #endif
+
+/* Each lane: the greatest, or the sum, of those lanes that are equal modulo `lanes`. */
+WN_INLINE wn_vf wn_vf_fold_max(int lanes, wn_vf x)
+{
+#pragma GCC unroll 4
+    for (int distance = WN_VL / 2; distance > 0; distance /= 2)
+        if (distance >= lanes)
+            x = wn_vf_max(x, wn_vf_exchange(x, distance));
+    return x;
+}
+WN_INLINE wn_vf wn_vf_fold_sum(int lanes, wn_vf x)
+{
+#pragma GCC unroll 4
+    for (int distance = WN_VL / 2; distance > 0; distance /= 2)
+        if (distance >= lanes)
+            x = wn_vf_add(x, wn_vf_exchange(x, distance));
+    return x;
+}
 
 WN_INLINE bool wn_is_folded(uint32_t dtype)
 {
@@ -405,67 +476,6 @@ WN_INLINE void wn_score_rows(uint32_t dtype, int rows, const wn_key_rows *k, int
         wn_score_rows_of(false, dtype, rows, k, count, q, stride, factor, s);
 }
 
-#ifdef __AVX512BF16__
-
-/* WN_CHUNK codes as pairs of bfloat16; the channels that mask leaves out are 0. */
-WN_INLINE __m512bh wn_load_pairs(uint32_t dtype, const char *p, __mmask32 mask)
-{
-    if (dtype == WN_F8_E4M3)
-        return (__m512bh)wn_bf16_of_e4m3(_mm256_maskz_loadu_epi8(mask, p));
-    return (__m512bh)_mm512_maskz_loadu_epi16(mask, p);
-}
-
-WN_INLINE void wn_dot_rows_of(bool usual, uint32_t dtype, int rows, const wn_key_rows *k,
-                              int64_t count, const float *q, int64_t stride, float factor, float *s)
-{
-    const int lanes = wn_lanes_of(rows), keys = WN_VL / lanes;
-    const int64_t bytes = wn_code_bytes(dtype), dim = usual ? WN_DIM_USUAL : k->dim;
-    const int64_t apart = usual ? WN_DIM_USUAL / 2 : stride;
-    for (int64_t j = 0; j < count; j += keys) {
-        const char *key[WN_VL];
-        const bool fetch = wn_prefetches(k, j, keys);
-        wn_vf acc[WN_VL];
-#pragma GCC unroll 16
-        for (int i = 0; i < WN_VL; i++)
-            acc[i] = wn_vf_zero();
-#pragma GCC unroll 16
-        for (int t = 0; t < keys; t++)
-            key[t] = k->base + k->offset[j + t] * bytes;
-#pragma GCC unroll 4
-        for (int64_t d = 0; d < dim; d += WN_CHUNK) {
-            int64_t left = dim - d < WN_CHUNK ? dim - d : WN_CHUNK;
-            __mmask32 mask = usual ? (__mmask32)-1 : (__mmask32)((1ULL << left) - 1);
-            __m512bh x[WN_ROWS_SHARED];
-#pragma GCC unroll 4
-            for (int r = 0; r < rows; r++)
-                x[r] = (__m512bh)_mm512_loadu_si512(q + r * apart + d / 2);
-#pragma GCC unroll 16
-            for (int t = 0; t < keys; t++) {
-                if (fetch)
-                    wn_prefetch_turn(dtype, k, j, t, keys, d * bytes, WN_CHUNK * bytes, false);
-                __m512bh y = wn_load_pairs(dtype, key[t] + d * bytes, mask);
-#pragma GCC unroll 4
-                for (int r = 0; r < rows; r++)
-                    acc[t * lanes + r] = _mm512_dpbf16_ps(acc[t * lanes + r], x[r], y);
-            }
-        }
-        wn_vf_store(s + j * lanes, wn_vf_mul(wn_vf_sums(acc), wn_vf_set(factor)));
-    }
-}
-
-/* The same with queries and keys as bfloat16 in the order of memory: products of pairs of channels,
- * exact, summed in floats. stride: floats, each holding two channels. */
-WN_INLINE void wn_dot_rows(uint32_t dtype, int rows, const wn_key_rows *k, int64_t count,
-                           const float *q, int64_t stride, float factor, float *s)
-{
-    if (k->dim == WN_DIM_USUAL && stride == WN_DIM_USUAL / 2)
-        wn_dot_rows_of(true, dtype, rows, k, count, q, stride, factor, s);
-    else
-        wn_dot_rows_of(false, dtype, rows, k, count, q, stride, factor, s);
-}
-
-#endif
-
 /* ---- weights V */
 
 /* At a time. With AVX-512 four cost more than they save where memory is the bound. */
@@ -475,21 +485,22 @@ enum { WN_KEYS_ADDED = WN_VL == 16 ? 1 : 4 };
 WN_INLINE void wn_add_key(uint32_t dtype, int rows, int chunks, const char *at, const float *weight,
                           int64_t first, wn_vf acc[WN_ROWS_SHARED][8])
 {
-    wn_vf a[4], b[4];
-#pragma GCC unroll 4
-    for (int c = 0; c < chunks; c++)
-        if (first == 0)
-            wn_load_chunk(dtype, at + c * WN_CHUNK * wn_code_bytes(dtype), &a[c], &b[c]);
-        else
-            wn_load_chunk_first(dtype, at, first, &a[c], &b[c]);
+    wn_vf w[WN_ROWS_SHARED], a, b;
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        wn_vf w = wn_vf_set(weight[r]);
-        WN_IN_REGISTER(w);
+        w[r] = wn_vf_set(weight[r]);
+        WN_IN_REGISTER(w[r]);
+    }
 #pragma GCC unroll 4
-        for (int c = 0; c < chunks; c++) {
-            acc[r][2 * c] = wn_vf_fma(w, a[c], acc[r][2 * c]);
-            acc[r][2 * c + 1] = wn_vf_fma(w, b[c], acc[r][2 * c + 1]);
+    for (int c = 0; c < chunks; c++) {
+        if (first == 0)
+            wn_load_chunk(dtype, at + c * WN_CHUNK * wn_code_bytes(dtype), &a, &b);
+        else
+            wn_load_chunk_first(dtype, at, first, &a, &b);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            acc[r][2 * c] = wn_vf_fma(w[r], a, acc[r][2 * c]);
+            acc[r][2 * c + 1] = wn_vf_fma(w[r], b, acc[r][2 * c + 1]);
         }
     }
 }

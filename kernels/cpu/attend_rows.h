@@ -6,13 +6,19 @@
  *
  * What a key does not give to a row is not read for it: keys that no row sees are not in a block
  * (attend_keys.h), and in a block where some score is -inf the values are added row by row, from a
- * list of those keys that have weight. Layouts without rows (VEC) and MLA records are converted to
- * floats, a few keys at a time, and then go the same way. */
+ * list of those keys that have weight. Where outputs and V are bfloat16 and the processor
+ * multiplies pairs of it, weights are rounded to bfloat16 too; outputs are divided by the sum of
+ * the rounded ones, so that an output is a mean of values still, and the LSE is of the exact ones.
+ * Layouts without rows (VEC) and MLA records are converted to floats, a few keys at a time, and
+ * then go the same way. */
 #ifndef WN_CPU_ATTEND_ROWS_H
 #define WN_CPU_ATTEND_ROWS_H
 
 #include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/attend_keys.h"
+#ifdef __AVX512BF16__
+#include "kernels/cpu/attend_pairs.h"
+#endif
 #include "kernels/tensor_element.h"
 
 #include <float.h>
@@ -77,6 +83,16 @@ WN_DOT_PRODUCTS_OF(BF16)
 WN_DOT_PRODUCTS_OF(F8_E4M3)
 static wn_score_function *const wn_dot_functions[][WN_ROWS_SHARED] = {
     WN_PRODUCTS_ROW(dot, BF16), WN_PRODUCTS_ROW(dot, F8_E4M3)};
+#define WN_DOT_ADD(rows)                                                                           \
+    static void dot_add_##rows(const wn_key_rows *v, int64_t count, const float *weight,           \
+                               float *out, int64_t stride)                                         \
+    {                                                                                              \
+        wn_dot_add_rows(rows, v, count, (const uint32_t *)(const void *)weight, out, stride);      \
+    }
+WN_DOT_ADD(1)
+WN_DOT_ADD(2)
+WN_DOT_ADD(3) WN_DOT_ADD(4) static wn_add_function *const wn_dot_add_functions[WN_ROWS_SHARED] = {
+    dot_add_1, dot_add_2, dot_add_3, dot_add_4};
 #endif
 static wn_add_function *const wn_add_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(add);
 
@@ -97,8 +113,11 @@ typedef struct wn_rows {
     float factor;                    /* of the dot products */
     int64_t q_stride;                /* floats from row to row of q */
     wn_score_function *const *score; /* for 1 .. 4 rows */
+    wn_add_function *const *add;
+    bool pairs; /* weights are rounded to bfloat16 and multiplied in pairs of keys */
     int64_t scratch_offset[WN_SCRATCH_KEYS + WN_VL];
-    float maximum[WN_ROWS_HELD], sum[WN_ROWS_HELD];
+    float maximum[WN_ROWS_HELD + WN_ROWS_SHARED], sum[WN_ROWS_HELD];
+    float divisor[WN_ROWS_HELD]; /* the sum of the weights as they are multiplied */
     float k_scale[WN_KEYS_ROOM], v_scale[WN_KEYS_ROOM];
     _Alignas(64) float q[WN_ROWS_NUMBERS];       /* folded; or pairs of bfloat16 */
     _Alignas(64) float out[WN_ROWS_NUMBERS];     /* folded, not yet divided by sum */
@@ -111,10 +130,10 @@ typedef struct wn_row_quad {
     int64_t row; /* the first, counted from the head's */
     int64_t index;
     int rows, lanes;
-    int64_t vectors; /* of scores */
-    float *scores;   /* [keys][lanes] */
-    float top[WN_ROWS_SHARED];
-    bool lacks; /* some score is -inf */
+    int64_t vectors;  /* of scores */
+    float *scores;    /* [keys][lanes] */
+    float top[WN_VL]; /* the greatest score of each row, per lane */
+    bool lacks;       /* some score is -inf */
 } wn_row_quad;
 
 static inline int64_t wn_padded(int64_t dim)
@@ -182,6 +201,7 @@ static inline void wn_rows_clear(wn_rows *w)
     for (int64_t i = 0; i < rows; i++) {
         w->maximum[i] = -INFINITY;
         w->sum[i] = 0;
+        w->divisor[i] = 0;
     }
     memset(w->out, 0, (size_t)(rows * w->v_padded) * sizeof *w->out);
 }
@@ -200,10 +220,17 @@ static inline void wn_rows_begin(wn_rows *w)
     double factor = a->softmax_scale * (w->cap > 0 ? 1 / (double)w->cap : WN_LOG2_E);
     w->factor = (float)(w->k_dtype == WN_F8_E4M3 ? factor * WN_E4M3_UNIT : factor);
     w->score = wn_score_functions[w->k_dtype];
+    w->add = wn_add_functions[w->v_dtype];
+    w->pairs = false;
 #ifdef __AVX512BF16__
     if ((w->k_dtype == WN_BF16 || w->k_dtype == WN_F8_E4M3) && a->q.dtype == WN_BF16) {
         w->score = wn_dot_functions[w->k_dtype];
         w->q_stride /= 2;
+    }
+    if (w->v_direct && w->v_dtype == WN_BF16 && a->out.dtype == WN_BF16 && a->kv.v.scale == NULL &&
+        a->kv.v.tensor_scale == 1) {
+        w->pairs = true;
+        w->add = wn_dot_add_functions;
     }
 #endif
     for (int64_t h = 0; h < w->num_heads; h++)
@@ -364,23 +391,20 @@ static inline void wn_rows_mask(const wn_rows *w, const wn_key_walk *walk, const
 /* The greatest score of each row, NaN passed over, and whether one is -inf. */
 static inline void wn_rows_find_top(wn_row_quad *quad)
 {
-    wn_vf top = wn_vf_set(-INFINITY), bottom = wn_vf_set(INFINITY);
-    float tops[WN_VL], bottoms[WN_VL];
-    for (int64_t i = 0; i < quad->vectors; i++) {
-        wn_vf x = wn_vf_load(quad->scores + i * WN_VL);
-        top = wn_vf_max(x, top);
-        bottom = wn_vf_min(x, bottom);
-    }
-    wn_vf_store(tops, top);
-    wn_vf_store(bottoms, bottom);
-    quad->lacks = false;
-    for (int r = 0; r < quad->rows; r++) {
-        quad->top[r] = tops[r];
-        for (int i = r; i < WN_VL; i += quad->lanes) {
-            quad->top[r] = tops[i] > quad->top[r] ? tops[i] : quad->top[r];
-            quad->lacks |= bottoms[i] == -INFINITY;
+    const float *scores = quad->scores;
+    const int64_t vectors = quad->vectors;
+    wn_vf top[2], bottom[2];
+    top[0] = top[1] = wn_vf_set(-INFINITY);
+    bottom[0] = bottom[1] = wn_vf_set(INFINITY);
+    for (int64_t i = 0; i < vectors; i += 2)
+        for (int64_t t = 0; t < 2; t++) {
+            wn_vf x = wn_vf_load(scores + (i + t < vectors ? i + t : i) * WN_VL);
+            top[t] = wn_vf_max(x, top[t]);
+            bottom[t] = wn_vf_min(x, bottom[t]);
         }
-    }
+    wn_vf_store(quad->top, wn_vf_fold_max(quad->lanes, wn_vf_max(top[0], top[1])));
+    wn_vm lacks = wn_vf_less(wn_vf_min(bottom[0], bottom[1]), wn_vf_set(-FLT_MAX));
+    quad->lacks = wn_vm_bits(lacks) != 0;
 }
 
 static inline bool wn_rows_has_nan(const wn_row_quad *quad, int64_t count, int row)
@@ -451,55 +475,105 @@ static inline void wn_scale_row(float *row, float factor, int64_t count)
         wn_vf_store(row + d, wn_vf_mul(wn_vf_load(row + d), wn_vf_set(factor)));
 }
 
-/* Raises the running maxima to the block's, sums and outputs along with them. base: what is taken
+/* Raises the running maxima to the block's, sums and outputs along with them. Returns what is taken
  * from each lane's scores, never -inf. */
-static inline void wn_rows_raise(wn_rows *w, const wn_row_quad *quad, float base[WN_VL])
+static inline wn_vf wn_rows_raise(wn_rows *w, const wn_row_quad *quad)
 {
-    for (int r = 0; r < quad->rows; r++) {
-        int64_t i = quad->index + r;
-        if (!(quad->top[r] > w->maximum[i]))
-            continue;
-        float factor = wn_exp2(w->maximum[i] - quad->top[r]);
-        w->maximum[i] = quad->top[r];
-        if (w->sum[i] == 0) /* the first keys */
-            continue;
-        w->sum[i] *= factor;
-        wn_scale_row(w->out + i * w->v_padded, factor, w->v_padded);
+    float *maximum = w->maximum + quad->index;
+    wn_vf base = wn_vf_per_row(quad->lanes, maximum);
+    if (wn_vm_bits(wn_vf_less(base, wn_vf_load(quad->top))) != 0) {
+        for (int r = 0; r < quad->rows; r++) {
+            int64_t i = quad->index + r;
+            if (!(quad->top[r] > maximum[r]))
+                continue;
+            float factor = wn_exp2(maximum[r] - quad->top[r]);
+            maximum[r] = quad->top[r];
+            if (w->sum[i] == 0) /* the first keys */
+                continue;
+            w->sum[i] *= factor;
+            w->divisor[i] *= factor;
+            wn_scale_row(w->out + i * w->v_padded, factor, w->v_padded);
+        }
+        base = wn_vf_per_row(quad->lanes, maximum);
     }
-    for (int i = 0; i < WN_VL; i++) {
-        int r = i % quad->lanes < quad->rows ? i % quad->lanes : 0;
-        float maximum = w->maximum[quad->index + r];
-        base[i] = maximum == -INFINITY ? 0 : maximum;
+    return wn_vf_select(wn_vf_less(base, wn_vf_set(-FLT_MAX)), base, wn_vf_zero());
+}
+
+/* One vector of scores becomes weights. */
+WN_INLINE void wn_rows_weigh_vector(const wn_rows *w, const wn_row_quad *quad, int64_t i,
+                                    wn_vf base, bool scaled, bool lacks, wn_vf *sum)
+{
+    wn_vf x = wn_vf_load(quad->scores + i * WN_VL);
+    wn_vf y = wn_vf_exp2(wn_vf_sub(x, base));
+    *sum = wn_vf_add(*sum, y);
+    if (scaled)
+        y = wn_vf_mul(y, wn_vf_per_key(quad->lanes, w->v_scale + i * (WN_VL / quad->lanes)));
+    if (lacks)
+        y = wn_vf_select(wn_vf_less(x, wn_vf_set(-FLT_MAX)), y, wn_vf_set(-INFINITY));
+    wn_vf_store(quad->scores + i * WN_VL, y);
+}
+
+#ifdef __AVX512BF16__
+/* Two vectors of scores become weights, rounded to bfloat16: pairs where the first vector's half
+ * of the numbers stood; or, if some are -inf, floats still. */
+WN_INLINE void wn_rows_weigh_pair(const wn_row_quad *quad, int64_t i, int lanes, wn_vf base,
+                                  wn_vf *sum, wn_vf *divisor)
+{
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    float *at = quad->scores + i * WN_VL;
+    bool both = i + 1 < quad->vectors;
+    wn_vf x = wn_vf_load(at), y = both ? wn_vf_load(at + WN_VL) : wn_vf_set(-INFINITY);
+    wn_vf v = wn_vf_exp2(wn_vf_sub(x, base)), u = wn_vf_exp2(wn_vf_sub(y, base));
+    *sum = wn_vf_add(*sum, wn_vf_add(v, u));
+    __m512i pairs = wn_pairs_of(lanes, v, u);
+    *divisor = _mm512_dpbf16_ps(*divisor, (__m512bh)pairs, ones);
+    if (!quad->lacks) {
+        _mm512_storeu_si512(quad->scores + i / 2 * WN_VL, pairs);
+        return;
+    }
+    const wn_vf least = wn_vf_set(-FLT_MAX), none = wn_vf_set(-INFINITY);
+    wn_vf_store(at, wn_vf_select(wn_vf_less(x, least), v, none));
+    if (both)
+        wn_vf_store(at + WN_VL, wn_vf_select(wn_vf_less(y, least), u, none));
+}
+#endif
+
+/* Scores become weights, times the values' scales if `scaled`; where some score was -inf, they are
+ * floats in any case, and -inf there. */
+static inline void wn_rows_weigh(wn_rows *w, const wn_row_quad *quad, int64_t count, bool scaled)
+{
+    const int64_t vectors = quad->vectors;
+    wn_vf base = wn_rows_raise(w, quad), sum = wn_vf_zero(), divisor = sum;
+    float sums[WN_VL], divisors[WN_VL];
+    for (int64_t t = count * quad->lanes; t < vectors * WN_VL; t++)
+        quad->scores[t] = -INFINITY;
+#ifdef __AVX512BF16__
+    for (int64_t i = 0; i < vectors && w->pairs; i += 2)
+        wn_rows_weigh_pair(quad, i, quad->lanes, base, &sum, &divisor);
+#endif
+    if (!w->pairs) {
+        if (!scaled && !quad->lacks)
+            for (int64_t i = 0; i < vectors; i++)
+                wn_rows_weigh_vector(w, quad, i, base, false, false, &sum);
+        else
+            for (int64_t i = 0; i < vectors; i++)
+                wn_rows_weigh_vector(w, quad, i, base, scaled, quad->lacks, &sum);
+        divisor = sum;
+    }
+    wn_vf_store(sums, wn_vf_fold_sum(quad->lanes, sum));
+    wn_vf_store(divisors, wn_vf_fold_sum(quad->lanes, divisor));
+    for (int r = 0; r < quad->rows; r++) {
+        w->sum[quad->index + r] += sums[r];
+        w->divisor[quad->index + r] += divisors[r];
     }
 }
 
-/* Scores become weights, times the values' scales if `scaled`; -1 where the score was -inf. */
-static inline void wn_rows_weigh(wn_rows *w, const wn_row_quad *quad, int64_t count, bool scaled)
+static inline uint16_t wn_bf16_of(float x)
 {
-    const wn_vf least = wn_vf_set(-FLT_MAX);
-    const int64_t keys = WN_VL / quad->lanes;
-    float base[WN_VL], sums[WN_VL];
-    wn_rows_raise(w, quad, base);
-    wn_vf b = wn_vf_load(base), sum = wn_vf_zero();
-    for (int64_t i = count * quad->lanes; i < quad->vectors * WN_VL; i++)
-        quad->scores[i] = -INFINITY;
-    for (int64_t i = 0; i < quad->vectors; i++) {
-        wn_vf x = wn_vf_load(quad->scores + i * WN_VL);
-        wn_vf y = wn_vf_exp2(wn_vf_sub(x, b));
-        sum = wn_vf_add(sum, y);
-        if (scaled)
-            y = wn_vf_mul(y, wn_vf_per_key(quad->lanes, w->v_scale + i * keys));
-        if (quad->lacks)
-            y = wn_vf_select(wn_vf_less(x, least), y, wn_vf_set(-INFINITY));
-        wn_vf_store(quad->scores + i * WN_VL, y);
-    }
-    wn_vf_store(sums, sum);
-    for (int r = 0; r < quad->rows; r++) {
-        float total = sums[r];
-        for (int i = r + quad->lanes; i < WN_VL; i += quad->lanes)
-            total += sums[i];
-        w->sum[quad->index + r] += total;
-    }
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t even = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : even);
 }
 
 /* Adds the values of those keys alone whose score for a row was not -inf. */
@@ -509,18 +583,21 @@ static inline void wn_rows_add_listed(wn_rows *w, const wn_row_quad *quad, const
     for (int r = 0; r < quad->rows; r++) {
         int64_t offset[WN_KEYS_ROOM], n = 0;
         float weight[WN_KEYS_ROOM];
+        uint16_t word[WN_KEYS_ROOM + 1];
         for (int64_t j = 0; j < count; j++) {
             float y = quad->scores[(first + j) * quad->lanes + r];
             if (y == -INFINITY)
                 continue;
             offset[n] = v->offset[j];
+            word[n] = wn_bf16_of(y);
             weight[n++] = y;
         }
+        word[n] = 0;
         wn_key_rows listed = *v;
         listed.offset = offset;
         listed.turns = 0; /* prefetches nothing */
-        wn_add_functions[w->v_dtype][0](&listed, n, weight,
-                                        w->out + (quad->index + r) * w->v_padded, w->v_padded);
+        w->add[0](&listed, n, w->pairs ? (const float *)(const void *)word : weight,
+                  w->out + (quad->index + r) * w->v_padded, w->v_padded);
     }
 }
 
@@ -585,92 +662,12 @@ static inline void wn_rows_add_block(wn_rows *w, wn_key_block *b, int64_t head,
             if (quad->lacks)
                 wn_rows_add_listed(w, quad, &v, first, count);
             else
-                wn_add_functions[w->v_dtype][quad->rows - 1](
-                    &v, count, quad->scores + first * quad->lanes,
-                    w->out + quad->index * w->v_padded, w->v_padded);
+                w->add[quad->rows - 1](&v, count, quad->scores + first * quad->lanes,
+                                       w->out + quad->index * w->v_padded, w->v_padded);
         }
     }
     if (w->v_dtype == WN_F8_E4M3)
         wn_rows_add_nan(w, b, head, quads);
-}
-
-/* ---- the end */
-
-/* Joins what some keys gave a row to what earlier ones did. */
-static inline void wn_merge_part(float *maximum, float *sum, float *out, float part_maximum,
-                                 float part_sum, const float *part, int64_t count)
-{
-    if (part_sum == 0) /* none of its keys was seen */
-        return;
-    float top = part_maximum > *maximum ? part_maximum : *maximum;
-    float kept = *sum == 0 ? 0 : wn_exp2(*maximum - top), added = wn_exp2(part_maximum - top);
-    if (top == -INFINITY) /* nothing but NaN so far */
-        kept = added = 1;
-    int64_t d = 0;
-    for (; d + WN_VL <= count; d += WN_VL)
-        wn_vf_store(out + d, wn_vf_fma(wn_vf_load(part + d), wn_vf_set(added),
-                                       wn_vf_mul(wn_vf_load(out + d), wn_vf_set(kept))));
-    if (d < count) {
-        wn_vf x = wn_vf_mul(wn_vf_load_first(out + d, count - d), wn_vf_set(kept));
-        x = wn_vf_fma(wn_vf_load_first(part + d, count - d), wn_vf_set(added), x);
-        wn_vf_store_first(out + d, x, count - d);
-    }
-    *sum = fmaf(part_sum, added, *sum * kept);
-    *maximum = top;
-}
-
-/* A row of floats to a tensor's dtype. */
-static inline void wn_store_row(const wn_tensor *t, int64_t start, int64_t stride, const float *row,
-                                int64_t count)
-{
-    if (stride == 1 && t->dtype == WN_F32) {
-        memcpy((float *)t->data + start, row, (size_t)count * sizeof *row);
-    } else if (stride == 1 && t->dtype == WN_BF16) {
-        uint16_t *to = (uint16_t *)t->data + start;
-        for (int64_t d = 0; d < count; d++) {
-            uint32_t bits;
-            memcpy(&bits, row + d, sizeof bits);
-            uint32_t even = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-            to[d] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : even);
-        }
-    } else if (stride == 1 && t->dtype == WN_F16) {
-        uint16_t *to = (uint16_t *)t->data + start;
-        int64_t d = 0;
-        for (; d + 8 <= count; d += 8)
-            _mm_storeu_si128((__m128i *)(to + d), _mm256_cvtps_ph(_mm256_loadu_ps(row + d), 0));
-        for (; d < count; d++)
-            to[d] = _cvtss_sh(row[d], 0);
-    } else {
-        for (int64_t d = 0; d < count; d++)
-            wn_store(t->data, t->dtype, start + d * stride, row[d]);
-    }
-}
-
-/* Sinks, division, out and lse. out: in the order of memory. */
-static inline void wn_rows_finish(const wn_rows *w, int64_t head, int64_t row, float maximum,
-                                  float sum, float *out)
-{
-    const wn_attend_args *a = w->args;
-    int64_t q_row = a->q_begin[w->request] + wn_rows_token(w, row);
-    int64_t q_head = wn_rows_query_head(w, head, row);
-    float factor = 1, lse = -INFINITY;
-    bool empty = sum == 0;
-    if (a->sinks != NULL && !empty) {
-        float sink = (float)(a->sinks[q_head] * WN_LOG2_E);
-        float top = sink > maximum ? sink : maximum;
-        factor = wn_exp2(maximum - top);
-        sum = sum * factor + wn_exp2(sink - top);
-        maximum = top;
-    }
-    if (!empty)
-        lse = (float)((double)maximum * WN_LN_2 + log((double)sum));
-    factor = empty ? 0 : factor / sum;
-    for (int64_t d = 0; d < a->kv.v.dim; d++)
-        out[d] = empty ? 0 : out[d] * factor;
-    wn_store_row(&a->out, wn_tensor_offset(&a->out, q_row, q_head, 0), a->out.stride[2], out,
-                 a->kv.v.dim);
-    if (a->lse.data != NULL)
-        ((float *)a->lse.data)[wn_tensor_offset(&a->lse, q_row, q_head, 0)] = lse;
 }
 
 #endif

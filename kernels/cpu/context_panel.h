@@ -142,23 +142,6 @@ WN_INLINE wn_vf reference_of(wn_vf reference, float after)
     return wn_vf_select(any, wn_vf_zero(), wn_vf_mul(reference, wn_vf_set(after)));
 }
 
-/* 2^x for x <= REFERENCE_LAG; 0 for x <= -127, NaN for NaN. Relative error below 2e-7. As
- * wn_vf_exp2, with a fit of degree 5 that is 1 at 0, so that the least exponent makes 0 without a
- * comparison. */
-WN_INLINE wn_vf weight_of(wn_vf x)
-{
-    const wn_vf shifter = wn_vf_set(0x1.8p23f);
-    wn_vf in = wn_vf_max(wn_vf_set(-127.0f), x); /* NaN passes: it is the second operand */
-    wn_vf t = wn_vf_add(in, shifter), f = wn_vf_sub(in, wn_vf_sub(t, shifter));
-    wn_vf p = wn_vf_set(1.3264726e-3f);
-    p = wn_vf_fma(p, f, wn_vf_set(9.6715130e-3f));
-    p = wn_vf_fma(p, f, wn_vf_set(5.5507336e-2f));
-    p = wn_vf_fma(p, f, wn_vf_set(2.4022242e-1f));
-    p = wn_vf_fma(p, f, wn_vf_set(6.9314700e-1f));
-    p = wn_vf_fma(p, f, wn_vf_set(1.0f));
-    return wn_vi_as_float(wn_vi_add(wn_vf_bits(p), wn_vi_shift_left(wn_vf_bits(t), 23)));
-}
-
 /* Moves the references to the maxima `top` where they must: sums and outputs so far shrink. */
 static void move_references(const context_shape *shape, context_panel *p, const float *top)
 {
@@ -170,7 +153,7 @@ static void move_references(const context_shape *shape, context_panel *p, const 
         wn_vm moves = wn_vf_less(wn_vf_set(REFERENCE_LAG), rise);
         new = wn_vf_select(moves, old, new);
         moved |= wn_vm_bits(moves);
-        shrink[i] = weight_of(
+        shrink[i] = wn_vf_exp2(
             wn_vf_sub(wn_vf_mul(old, wn_vf_set(shape->after)), reference_of(new, shape->after)));
         wn_vf_store(p->reference + i * WN_VL, new);
     }
@@ -197,8 +180,8 @@ static void weigh(const context_shape *shape, context_panel *p, float *scores, i
     wn_vf s0 = wn_vf_zero(), s1 = s0;
     for (int64_t t = begin; t < end; t++) {
         float *at = scores + t * WN_PANEL;
-        wn_vf w0 = weight_of(wn_vf_fma(wn_vf_load(at), after, m0));
-        wn_vf w1 = weight_of(wn_vf_fma(wn_vf_load(at + WN_VL), after, m1));
+        wn_vf w0 = wn_vf_exp2(wn_vf_fma(wn_vf_load(at), after, m0));
+        wn_vf w1 = wn_vf_exp2(wn_vf_fma(wn_vf_load(at + WN_VL), after, m1));
         s0 = wn_vf_add(s0, w0);
         s1 = wn_vf_add(s1, w1);
         wn_vf_store(at, w0);
@@ -227,10 +210,10 @@ static void weigh_pairs(const context_shape *shape, context_panel *p, float *sco
         wn_vf sum[2] = {wn_vf_zero(), wn_vf_zero()}, divisor = wn_vf_load(p->divisor + i);
         for (int64_t t = begin & ~(int64_t)1; t < end; t += 2) {
             const float *at = scores + t * WN_PANEL + i;
-            wn_vf low = weight_of(wn_vf_fma(wn_vf_load(at), after, m));
+            wn_vf low = wn_vf_exp2(wn_vf_fma(wn_vf_load(at), after, m));
             wn_vf high = wn_vf_zero();
             if (t + 1 < end)
-                high = weight_of(wn_vf_fma(wn_vf_load(at + WN_PANEL), after, m));
+                high = wn_vf_exp2(wn_vf_fma(wn_vf_load(at + WN_PANEL), after, m));
             if (t < begin)
                 low = wn_vf_zero();
             sum[0] = wn_vf_add(sum[0], low);

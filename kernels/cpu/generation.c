@@ -11,7 +11,7 @@
  *
  * A tile policy needs a tile's scores of all rows before its values: one item per KV head goes
  * through the tiles in order. */
-#include "kernels/cpu/attend_rows.h"
+#include "kernels/cpu/attend_result.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/parallel.h"
 #include "kernels/ref/ref.h"
@@ -138,7 +138,7 @@ static void attend_heads(wn_rows *w, int64_t first, int64_t count, int64_t selec
     block_pair pair;
     wn_row_quad quads[WN_ROWS_MOST / WN_ROWS_SHARED];
     int64_t token = wn_rows_token(w, 0), tokens = wn_rows_token(w, w->num_rows - 1) - token + 1;
-    int64_t distance = least(w->num_rows > 2 ? 1 : 2, count); /* KV heads from here to prefetch */
+    int64_t distance = least(2, count); /* KV heads from here to prefetch */
     wn_key_walk walk =
         wn_key_walk_begin(w->args, w->request, first, token, tokens, selection_row, WN_KEYS_USUAL);
     if (parts > 1)
@@ -173,8 +173,7 @@ static void finish_rows(wn_rows *w)
         for (int64_t r = 0; r < w->num_rows; r++) {
             int64_t i = h * w->num_rows + r;
             wn_unfold(w->v_dtype, w->out + i * w->v_padded, w->v_padded);
-            wn_rows_finish(w, w->first_head + h, r, w->maximum[i], w->sum[i],
-                           w->out + i * w->v_padded);
+            wn_rows_finish(w, w->first_head + h, r, wn_rows_state(w, i), w->out + i * w->v_padded);
         }
 }
 
@@ -182,30 +181,32 @@ static void finish_rows(wn_rows *w)
 static void attend_parts_in_turn(wn_rows *w, int64_t selection_row, int64_t parts)
 {
     _Alignas(64) float merged[WN_ROWS_NUMBERS];
-    float maximum[WN_ROWS_HELD], sum[WN_ROWS_HELD];
+    wn_row_state state[WN_ROWS_HELD];
     int64_t rows = w->num_heads * w->num_rows, numbers = rows * w->v_padded;
     memset(merged, 0, (size_t)numbers * sizeof *merged);
-    for (int64_t i = 0; i < rows; i++) {
-        maximum[i] = -INFINITY;
-        sum[i] = 0;
-    }
+    for (int64_t i = 0; i < rows; i++)
+        state[i] = wn_row_begin();
     for (int64_t part = 0; part < parts; part++) {
         wn_rows_clear(w);
         attend_part(w, selection_row, part, parts);
         for (int64_t i = 0; i < rows; i++)
-            wn_merge_part(&maximum[i], &sum[i], merged + i * w->v_padded, w->maximum[i], w->sum[i],
+            wn_merge_part(&state[i], merged + i * w->v_padded, wn_rows_state(w, i),
                           w->out + i * w->v_padded, w->v_padded);
     }
     memcpy(w->out, merged, (size_t)numbers * sizeof *merged);
-    memcpy(w->maximum, maximum, (size_t)rows * sizeof *maximum);
-    memcpy(w->sum, sum, (size_t)rows * sizeof *sum);
+    for (int64_t i = 0; i < rows; i++) {
+        w->maximum[i] = state[i].maximum;
+        w->sum[i] = state[i].sum;
+        w->divisor[i] = state[i].divisor;
+    }
     finish_rows(w);
 }
 
 /* ---- parts that share the workspace */
 
-/* A row's result of one part: v_dim outputs in the order of memory, maximum, sum, and in the first
+/* A row's result of one part: v_dim outputs in the order of memory, its state, and in the first
  * part a counter of the items that are done. */
+enum { STATE_FLOATS = sizeof(wn_row_state) / sizeof(float) };
 static int64_t result_floats(const wn_attend_args *a)
 {
     return a->kv.v.dim + 16;
@@ -224,7 +225,7 @@ static float *result_of(const wn_rows *w, const request_plan *plan, int64_t part
 static _Atomic int32_t *counter_of(const wn_rows *w, const request_plan *plan)
 {
     float *result = result_of(w, plan, 0, w->first_head, 0);
-    return (_Atomic int32_t *)(void *)(result + w->args->kv.v.dim + 2);
+    return (_Atomic int32_t *)(void *)(result + w->args->kv.v.dim + STATE_FLOATS);
 }
 
 static void keep_results(wn_rows *w, const request_plan *plan, int64_t part)
@@ -237,8 +238,8 @@ static void keep_results(wn_rows *w, const request_plan *plan, int64_t part)
             float *out = w->out + i * w->v_padded;
             wn_unfold(w->v_dtype, out, w->v_padded);
             memcpy(to, out, (size_t)dim * sizeof *to);
-            to[dim] = w->maximum[i];
-            to[dim + 1] = w->sum[i];
+            wn_row_state state = wn_rows_state(w, i);
+            memcpy(to + dim, &state, sizeof state);
         }
 }
 
@@ -247,13 +248,15 @@ static void merge_results(wn_rows *w, const request_plan *plan)
     int64_t dim = w->args->kv.v.dim;
     for (int64_t h = 0; h < w->num_heads; h++)
         for (int64_t r = 0; r < w->num_rows; r++) {
-            float maximum = -INFINITY, sum = 0, *out = w->out;
+            wn_row_state row = wn_row_begin(), state;
+            float *out = w->out;
             memset(out, 0, (size_t)dim * sizeof *out);
             for (int64_t part = 0; part < plan->parts; part++) {
                 const float *from = result_of(w, plan, part, w->first_head + h, r);
-                wn_merge_part(&maximum, &sum, out, from[dim], from[dim + 1], from, dim);
+                memcpy(&state, from + dim, sizeof state);
+                wn_merge_part(&row, out, state, from, dim);
             }
-            wn_rows_finish(w, w->first_head + h, r, maximum, sum, out);
+            wn_rows_finish(w, w->first_head + h, r, row, out);
         }
 }
 
@@ -538,7 +541,8 @@ static float *share_workspace(call *c, const int64_t *bytes, int64_t at_least, f
         p->sharers = p->parts;
         free_floats += floats;
         for (int64_t r = 0; r < rows; r++) /* the counters of the items that are done */
-            memset(p->results + r * result_floats(a) + a->kv.v.dim + 2, 0, sizeof(int32_t));
+            memset(p->results + r * result_floats(a) + a->kv.v.dim + STATE_FLOATS, 0,
+                   sizeof(int32_t));
     }
     return free_floats;
 }

@@ -362,30 +362,21 @@ WN_INLINE wn_vf wn_vf_from_first(uint32_t dtype, const void *p, int64_t n)
     return wn_vf_from(dtype, copy);
 }
 
-/* wn_vf_exp2 without its end: where that gives 0, this gives at most 2^-125, which is nothing
- * beside a sum that has a term of 1. The polynomial is a minimax fit of 2^f on [-1/2, 1/2], of
- * degree 6; the integer part goes into the exponent. */
-WN_INLINE wn_vf wn_vf_exp2_above_zero(wn_vf x)
-{
-    const wn_vf shifter = wn_vf_set(0x1.8p23f);
-    wn_vf in = wn_vf_max(wn_vf_set(-126.0f), x); /* NaN passes: it is the second operand */
-    wn_vf t = wn_vf_add(in, shifter), f = wn_vf_sub(in, wn_vf_sub(t, shifter));
-    wn_vf p = wn_vf_set(1.5403530e-4f);
-    p = wn_vf_fma(p, f, wn_vf_set(1.3333558e-3f));
-    p = wn_vf_fma(p, f, wn_vf_set(9.6181291e-3f));
-    p = wn_vf_fma(p, f, wn_vf_set(5.5504109e-2f));
-    p = wn_vf_fma(p, f, wn_vf_set(2.4022651e-1f));
-    p = wn_vf_fma(p, f, wn_vf_set(6.9314718e-1f));
-    p = wn_vf_fma(p, f, wn_vf_set(1.0f));
-    return wn_vi_as_float(wn_vi_add(wn_vf_bits(p), wn_vi_shift_left(wn_vf_bits(t), 23)));
-}
-
-/* 2^x for x <= 0; 0 for -inf and for x < -126, NaN for NaN. Relative error below 2.3e-7 where x is
- * exact. */
+/* 2^x for x <= 64; 0 for x <= -127, NaN for NaN. Relative error below 2e-7 where x is exact. The
+ * polynomial is a minimax fit of 2^f on [-1/2, 1/2], of degree 5 and 1 at 0, so that the least
+ * exponent makes 0 without a comparison; the integer part goes into the exponent. */
 WN_INLINE wn_vf wn_vf_exp2(wn_vf x)
 {
-    wn_vm vanishes = wn_vf_less(x, wn_vf_set(-126.0f));
-    return wn_vf_select(vanishes, wn_vf_exp2_above_zero(x), wn_vf_zero());
+    const wn_vf shifter = wn_vf_set(0x1.8p23f);
+    wn_vf in = wn_vf_max(wn_vf_set(-127.0f), x); /* NaN passes: it is the second operand */
+    wn_vf t = wn_vf_add(in, shifter), f = wn_vf_sub(in, wn_vf_sub(t, shifter));
+    wn_vf p = wn_vf_set(1.3264726e-3f);
+    p = wn_vf_fma(p, f, wn_vf_set(9.6715130e-3f));
+    p = wn_vf_fma(p, f, wn_vf_set(5.5507336e-2f));
+    p = wn_vf_fma(p, f, wn_vf_set(2.4022242e-1f));
+    p = wn_vf_fma(p, f, wn_vf_set(6.9314700e-1f));
+    p = wn_vf_fma(p, f, wn_vf_set(1.0f));
+    return wn_vi_as_float(wn_vi_add(wn_vf_bits(p), wn_vi_shift_left(wn_vf_bits(t), 23)));
 }
 
 #endif

@@ -263,7 +263,7 @@ WN_INLINE void add_to_statistics(const window *w, int64_t row, int64_t lane, int
     }
     wn_vf anchor = anchor_of(greatest), part = wn_vf_zero();
     for (int64_t j = 0; j < count; j++)
-        part += wn_vf_exp2_above_zero(wn_vf_load(s->score[j] + lane) - anchor);
+        part += wn_vf_exp2(wn_vf_load(s->score[j] + lane) - anchor);
     wn_vf factor = wn_vf_exp2(old - anchor);
     wn_vf sum = wn_vf_load(s->sum + row) * factor, lost = wn_vf_load(s->lost + row) * factor;
     add_exactly(&sum, &lost, part);
@@ -283,7 +283,7 @@ WN_INLINE void add_to_totals(const window *w, int64_t row, int64_t lane, int64_t
         if (w->pairs)
             x = wn_vf_mul(x, scale);
         wn_vf_store(s->total[j],
-                    wn_vf_fma(wn_vf_exp2_above_zero(x - anchor), inverse, wn_vf_load(s->total[j])));
+                    wn_vf_fma(wn_vf_exp2(x - anchor), inverse, wn_vf_load(s->total[j])));
     }
 }
 
