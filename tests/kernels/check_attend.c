@@ -125,6 +125,59 @@ static void workspace_changes_nothing(wn_check *check, int count)
     }
 }
 
+/* A NaN in one channel of a value goes to that channel of the rows that see it, and to nothing
+ * else; one in a key makes those rows NaN. False if the case has no place for it. */
+static bool spread_nan(wn_attend_case *c, bool in_key)
+{
+    const wn_paged_kv *kv = &c->args.kv;
+    const wn_kv_view *view = in_key ? &kv->k : &kv->v;
+    uint64_t *random = &c->check->random;
+    uint32_t b = 0;
+    while (b < kv->batch && (c->args.q_len[b] == 0 || kv->length[b] == 0))
+        b++;
+    if (b == kv->batch || wn_check_is_mla(kv) || view->dtype == WN_I8)
+        return false;
+    int64_t slot = wn_random_below(random, (uint32_t)kv->length[b]);
+    int64_t g = wn_random_below(random, kv->num_kv_heads);
+    int64_t channel = wn_random_below(random, view->dim);
+    int64_t page = kv->page_table[b * kv->page_table_stride + slot / kv->tokens_per_page];
+    size_t bytes = (size_t)c->out_elements * wn_check_bytes_of(c->args.out.dtype);
+    wn_tensor before = c->args.out;
+    run(c);
+    wn_check_store(
+        view->data, view->dtype,
+        wn_check_element(view, kv->tokens_per_page, page, g, slot % kv->tokens_per_page, channel),
+        NAN);
+    c->args.out.data = wn_check_output(c->check, bytes);
+    run(c);
+    for (uint32_t k = 0; k < kv->batch; k++)
+        for (int64_t i = 0; i < c->args.q_len[k]; i++)
+            for (int64_t h = 0; h < c->heads; h++)
+                for (int64_t d = 0; d < c->v_dim; d++) {
+                    bool sees = k == b && h / c->group == g && (in_key || d == channel) &&
+                                slot <= i + kv->length[b] - c->args.q_len[b];
+                    double x = wn_check_at(&c->args.out, c->args.q_begin[k] + i, h, d, 0);
+                    double y = wn_check_at(&before, c->args.q_begin[k] + i, h, d, 0);
+                    if (sees ? !isnan(x) : x != y)
+                        wn_check_fail(c->check, "%s: out[%lld, %lld, %lld] is %g, without NaN %g",
+                                      in_key ? "key" : "value", (long long)i, (long long)h,
+                                      (long long)d, x, y);
+                }
+    return true;
+}
+
+static void nan_goes_where_it_is_seen(wn_check *check, bool by_kv_head, int count)
+{
+    for (int i = 0; i < count;) {
+        wn_attend_case c;
+        wn_check_case(check, "a visible NaN, number %d", i);
+        wn_attend_case_make(check, &c, by_kv_head,
+                            WN_CASE_PLAIN | (i % 4 == 3 ? WN_CASE_BLOCKS : 0));
+        i += spread_nan(&c, i % 2);
+        wn_attend_case_free(&c);
+    }
+}
+
 /* Totals over all heads at one threshold for all requests. */
 static wn_attend_counters count_at(wn_attend_case *c, float log_threshold)
 {
@@ -340,6 +393,7 @@ static void all(wn_check *check, bool by_kv_head)
         workspace_changes_nothing(check, 8);
     }
     dropped_mass(check, by_kv_head, 12);
+    nan_goes_where_it_is_seen(check, by_kv_head, 36);
     refusals(check, by_kv_head);
 }
 
