@@ -68,10 +68,12 @@ WN_INLINE void wn_dot_rows(uint32_t dtype, int rows, const wn_key_rows *k, int64
 
 /* ---- weights V */
 
+enum { WN_PAIR_BYTES = 4 };
+
 /* acc[row] += the products of one pair of keys, `chunks` chunks of channels from `at` and `other`
  * on; other NULL: the pair has one key. The channels that mask leaves out are 0. */
 WN_INLINE void wn_dot_add_pair(int rows, int chunks, const char *at, const char *other,
-                               const uint32_t *pair, __mmask32 mask, wn_vf acc[WN_ROWS_SHARED][8])
+                               const char *pair, __mmask32 mask, wn_vf acc[WN_ROWS_SHARED][8])
 {
 #pragma GCC unroll 4
     for (int c = 0; c < chunks; c++) {
@@ -83,7 +85,9 @@ WN_INLINE void wn_dot_add_pair(int rows, int chunks, const char *at, const char 
         __m512bh high = (__m512bh)_mm512_unpackhi_epi16(x, y);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
-            __m512bh w = (__m512bh)_mm512_set1_epi32((int)pair[r]);
+            int32_t word;
+            memcpy(&word, pair + r * WN_PAIR_BYTES, sizeof word);
+            __m512bh w = (__m512bh)_mm512_set1_epi32(word);
             acc[r][2 * c] = _mm512_dpbf16_ps(acc[r][2 * c], low, w);
             acc[r][2 * c + 1] = _mm512_dpbf16_ps(acc[r][2 * c + 1], high, w);
         }
@@ -92,7 +96,7 @@ WN_INLINE void wn_dot_add_pair(int rows, int chunks, const char *at, const char 
 
 /* `chunks` chunks from d on; mask: of the only one. */
 WN_INLINE void wn_dot_add_chunks(int rows, int chunks, const wn_key_rows *v, int64_t count,
-                                 const uint32_t *pairs, int64_t d, __mmask32 mask, float *out,
+                                 const char *pairs, int64_t d, __mmask32 mask, float *out,
                                  int64_t stride)
 {
     const int lanes = wn_lanes_of(rows);
@@ -109,11 +113,11 @@ WN_INLINE void wn_dot_add_chunks(int rows, int chunks, const wn_key_rows *v, int
             wn_prefetch_lines(WN_BF16, v->ahead, v->ahead_offset, j, 2, d * 2,
                               chunks * 2 * WN_CHUNK, false);
         wn_dot_add_pair(rows, chunks, base + v->offset[j] * 2, base + v->offset[j + 1] * 2,
-                        pairs + j / 2 * lanes, mask, acc);
+                        pairs + j / 2 * lanes * WN_PAIR_BYTES, mask, acc);
     }
     if (count % 2 != 0)
         wn_dot_add_pair(rows, chunks, base + v->offset[count - 1] * 2, NULL,
-                        pairs + count / 2 * lanes, mask, acc);
+                        pairs + count / 2 * lanes * WN_PAIR_BYTES, mask, acc);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -122,7 +126,7 @@ WN_INLINE void wn_dot_add_chunks(int rows, int chunks, const wn_key_rows *v, int
 }
 
 WN_INLINE void wn_dot_add_rows_of(int rows, const wn_key_rows *v, int64_t dim, int64_t count,
-                                  const uint32_t *pairs, float *out, int64_t stride)
+                                  const char *pairs, float *out, int64_t stride)
 {
     const int chunks = rows > 2 ? 2 : 4; /* as many accumulators as there are registers for */
     const int64_t whole = dim / WN_CHUNK * WN_CHUNK;
@@ -138,7 +142,7 @@ WN_INLINE void wn_dot_add_rows_of(int rows, const wn_key_rows *v, int64_t dim, i
 
 /* out[row] += the products of weights and V, a pair of keys at a time: V in bfloat16, pairs[pair]
  * [lanes] the bfloat16 weights of keys 2 pair (low half) and 2 pair + 1; rows of out are folded. */
-WN_INLINE void wn_dot_add_rows(int rows, const wn_key_rows *v, int64_t count, const uint32_t *pairs,
+WN_INLINE void wn_dot_add_rows(int rows, const wn_key_rows *v, int64_t count, const void *pairs,
                                float *out, int64_t stride)
 {
     if (v->dim == WN_DIM_USUAL)

@@ -39,7 +39,8 @@ _Static_assert(WN_ROWS_NUMBERS >= WN_SCRATCH_KEYS * WN_MAX_HEAD_DIM, "the scratc
 
 typedef void wn_score_function(const wn_key_rows *k, int64_t count, const float *q, int64_t stride,
                                float factor, float *scores);
-typedef void wn_add_function(const wn_key_rows *v, int64_t count, const float *weight, float *out,
+/* weights: floats, or with wn_rows.pairs pairs of bfloat16. */
+typedef void wn_add_function(const wn_key_rows *v, int64_t count, const void *weights, float *out,
                              int64_t stride);
 
 #define WN_PRODUCTS(dtype, rows)                                                                   \
@@ -48,10 +49,10 @@ typedef void wn_add_function(const wn_key_rows *v, int64_t count, const float *w
     {                                                                                              \
         wn_score_rows(WN_##dtype, rows, k, count, q, stride, factor, scores);                      \
     }                                                                                              \
-    static void add_##dtype##_##rows(const wn_key_rows *v, int64_t count, const float *weight,     \
+    static void add_##dtype##_##rows(const wn_key_rows *v, int64_t count, const void *weights,     \
                                      float *out, int64_t stride)                                   \
     {                                                                                              \
-        wn_add_rows(WN_##dtype, rows, v, count, weight, out, stride);                              \
+        wn_add_rows(WN_##dtype, rows, v, count, weights, out, stride);                             \
     }
 #define WN_PRODUCTS_OF(dtype)                                                                      \
     WN_PRODUCTS(dtype, 1) WN_PRODUCTS(dtype, 2) WN_PRODUCTS(dtype, 3) WN_PRODUCTS(dtype, 4)
@@ -69,6 +70,8 @@ WN_PRODUCTS_OF(I8)
             WN_PRODUCTS_ROW(what, F8_E4M3), WN_PRODUCTS_ROW(what, I8)                              \
     }
 static wn_score_function *const wn_score_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(score);
+static wn_add_function *const wn_add_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(add);
+
 #ifdef __AVX512BF16__
 #define WN_DOT_PRODUCTS(dtype, rows)                                                               \
     static void dot_##dtype##_##rows(const wn_key_rows *k, int64_t count, const float *q,          \
@@ -76,25 +79,24 @@ static wn_score_function *const wn_score_functions[][WN_ROWS_SHARED] = WN_PRODUC
     {                                                                                              \
         wn_dot_rows(WN_##dtype, rows, k, count, q, stride, factor, scores);                        \
     }
-#define WN_DOT_PRODUCTS_OF(dtype)                                                                  \
-    WN_DOT_PRODUCTS(dtype, 1)                                                                      \
-    WN_DOT_PRODUCTS(dtype, 2) WN_DOT_PRODUCTS(dtype, 3) WN_DOT_PRODUCTS(dtype, 4)
-WN_DOT_PRODUCTS_OF(BF16)
-WN_DOT_PRODUCTS_OF(F8_E4M3)
-static wn_score_function *const wn_dot_functions[][WN_ROWS_SHARED] = {
-    WN_PRODUCTS_ROW(dot, BF16), WN_PRODUCTS_ROW(dot, F8_E4M3)};
 #define WN_DOT_ADD(rows)                                                                           \
-    static void dot_add_##rows(const wn_key_rows *v, int64_t count, const float *weight,           \
+    static void dot_add_##rows(const wn_key_rows *v, int64_t count, const void *weights,           \
                                float *out, int64_t stride)                                         \
     {                                                                                              \
-        wn_dot_add_rows(rows, v, count, (const uint32_t *)(const void *)weight, out, stride);      \
+        wn_dot_add_rows(rows, v, count, weights, out, stride);                                     \
     }
-WN_DOT_ADD(1)
-WN_DOT_ADD(2)
-WN_DOT_ADD(3) WN_DOT_ADD(4) static wn_add_function *const wn_dot_add_functions[WN_ROWS_SHARED] = {
-    dot_add_1, dot_add_2, dot_add_3, dot_add_4};
+#define WN_DOTS(rows) WN_DOT_PRODUCTS(BF16, rows) WN_DOT_PRODUCTS(F8_E4M3, rows) WN_DOT_ADD(rows)
+WN_DOTS(1)
+WN_DOTS(2)
+WN_DOTS(3)
+WN_DOTS(4)
+#define WN_DOT_TABLE                                                                               \
+    {                                                                                              \
+        WN_PRODUCTS_ROW(dot, BF16), WN_PRODUCTS_ROW(dot, F8_E4M3)                                  \
+    }
+static wn_score_function *const wn_dot_functions[][WN_ROWS_SHARED] = WN_DOT_TABLE;
+static wn_add_function *const wn_dot_add_functions[] = {dot_add_1, dot_add_2, dot_add_3, dot_add_4};
 #endif
-static wn_add_function *const wn_add_functions[][WN_ROWS_SHARED] = WN_PRODUCTS_TABLE(add);
 
 /* ---- the rows */
 
@@ -198,11 +200,11 @@ static inline void wn_rows_load_query(const wn_rows *w, int64_t head, int64_t ro
 static inline void wn_rows_clear(wn_rows *w)
 {
     int64_t rows = w->num_heads * w->num_rows;
-    for (int64_t i = 0; i < rows; i++) {
+    for (int64_t i = 0; i < rows + WN_ROWS_SHARED;
+         i++) /* vectors of maxima reach beyond the last */
         w->maximum[i] = -INFINITY;
-        w->sum[i] = 0;
-        w->divisor[i] = 0;
-    }
+    for (int64_t i = 0; i < rows; i++)
+        w->sum[i] = w->divisor[i] = 0;
     memset(w->out, 0, (size_t)(rows * w->v_padded) * sizeof *w->out);
 }
 
@@ -589,15 +591,15 @@ static inline void wn_rows_add_listed(wn_rows *w, const wn_row_quad *quad, const
             if (y == -INFINITY)
                 continue;
             offset[n] = v->offset[j];
-            word[n] = wn_bf16_of(y);
+            word[n] = w->pairs ? wn_bf16_of(y) : 0;
             weight[n++] = y;
         }
         word[n] = 0;
         wn_key_rows listed = *v;
         listed.offset = offset;
         listed.turns = 0; /* prefetches nothing */
-        w->add[0](&listed, n, w->pairs ? (const float *)(const void *)word : weight,
-                  w->out + (quad->index + r) * w->v_padded, w->v_padded);
+        const void *weights = w->pairs ? (const void *)word : weight;
+        w->add[0](&listed, n, weights, w->out + (quad->index + r) * w->v_padded, w->v_padded);
     }
 }
 
