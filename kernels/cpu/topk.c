@@ -21,6 +21,7 @@ enum {
     LINE = 16,              /* scores that are sampled together, being read together anyhow */
     SAMPLE_LINES = 512,     /* at most; one line in SAMPLED of the row */
     SAMPLED = 16,
+    PACKED = 4096,    /* scores that are copied so that a search goes on among them alone */
     FEW = 32,         /* scores that are ranked one by one */
     MARGIN = 8,       /* of scores, by which a search aims beyond its goal */
     TINY_WORK = 16384 /* scores of a call for which no thread is woken */
@@ -113,7 +114,7 @@ typedef struct extent {
     int64_t count;         /* of scores >= low */
 } extent;
 
-static extent extent_of(const float *x, int64_t n, float low, float high)
+WN_INLINE extent extent_inside(const float *x, int64_t n, float low, float high, bool capped)
 {
     const wn_vf bottom = wn_vf_set(low), top = wn_vf_set(high);
     const wn_vf least_none = wn_vf_set(INFINITY), greatest_none = wn_vf_set(-INFINITY);
@@ -122,9 +123,11 @@ static extent extent_of(const float *x, int64_t n, float low, float high)
     float lanes[2 * WN_VL];
     for (int64_t i = 0; i < n; i += WN_VL) { /* NaN: the second operand is kept */
         wn_vf v = load_scores(x, i, n);
-        least = wn_vf_min(wn_vf_select(wn_vf_less(v, bottom), v, least_none), least);
-        greatest = wn_vf_max(wn_vf_select(wn_vf_less(top, v), v, greatest_none), greatest);
         count = wn_count_at_least(count, v, bottom);
+        least = wn_vf_min(wn_vf_select(wn_vf_less(v, bottom), v, least_none), least);
+        if (capped)
+            v = wn_vf_select(wn_vf_less(top, v), v, greatest_none);
+        greatest = wn_vf_max(v, greatest);
     }
     wn_vf_store(lanes, least);
     wn_vf_store(lanes + WN_VL, greatest);
@@ -134,6 +137,12 @@ static extent extent_of(const float *x, int64_t n, float low, float high)
         e.greatest = lanes[WN_VL + i] > e.greatest ? lanes[WN_VL + i] : e.greatest;
     }
     return e;
+}
+
+/* Of all scores but -inf and NaN. */
+static extent extent_of(const float *x, int64_t n)
+{
+    return extent_inside(x, n, -FLT_MAX, INFINITY, false);
 }
 
 /* Of the keys of scores: at_low >= k scores are >= low, at_high < k are >= high. */
@@ -149,39 +158,45 @@ static void tighten(bracket *b, const extent *e)
     b->high = least_of(high, b->high);
 }
 
-/* A key inside, which about as many scores reach as would leave little between it and the nearer
- * end. tail: the logarithms of counts lie evenly between the ends, and not the counts; a float's
- * bits are near enough to its logarithm. */
+/* A key inside, as far beyond what is sought as the nearer end is before it, by the count of scores
+ * that reach it; then little is left between the two. tail: the logarithms of counts lie evenly
+ * between the ends, and not the counts; a float's bits are near enough to its logarithm. */
 static int64_t aim(const bracket *b, int64_t k, int64_t slack, bool tail)
 {
     int64_t over = b->at_low - k, under = k - b->at_high, goal = k + slack / 2;
     int64_t near = over < under ? over : under, far = over < under ? under : over;
-    int64_t beyond = near / 2 > MARGIN ? near / 2 : least_of(MARGIN, far / 2);
+    int64_t beyond = least_of(near > MARGIN ? near : MARGIN, far / 2);
     if (slack == 0)
         goal = over < under ? k - beyond : k + beyond;
     double counts[3] = {(double)b->at_low, (double)goal, (double)b->at_high};
     for (int i = 0; i < 3 && tail; i++)
         counts[i] = (double)key_of(counts[i] > 0 ? (float)counts[i] : 0.5f);
     double share = (counts[0] - counts[1]) / (counts[0] - counts[2]);
-    double low = score_of(b->low), high = fmin(score_of(b->high - 1), FLT_MAX);
+    double low = score_of(b->low), high = score_of(b->high - 1);
+    high = high < FLT_MAX ? high : FLT_MAX;
     int64_t key = key_of((float)(low + (high - low) * share));
     return key <= b->low ? b->low + 1 : key >= b->high ? b->high - 1 : key;
 }
 
-/* The threshold, where no more than FEW scores are in the bracket: a score is among the k greatest
- * if few enough of them are greater. */
-static threshold rank_few(const float *x, int64_t n, const bracket *b, int64_t k)
+/* What is inside, in its order. Room for a vector more. */
+static int64_t pack_inside(const float *x, int64_t n, const bracket *b, float *inside)
 {
-    _Alignas(64) float few[FEW + WN_VL];
-    _Alignas(64) int32_t at_most[FEW]; /* how many of the few are <= each */
     wn_vf low = wn_vf_set(score_of(b->low)), high = wn_vf_set(score_of(b->high));
     int64_t count = 0;
     for (int64_t i = 0; i < n; i += WN_VL) {
         wn_vf v = load_scores(x, i, n);
         uint32_t mask = wn_lanes_at_least(v, low) & ~wn_lanes_at_least(v, high);
-        wn_pack_ints((int32_t *)few + count, mask, wn_vf_bits(v));
+        wn_pack_ints((int32_t *)inside + count, mask, wn_vf_bits(v));
         count += __builtin_popcount(mask);
     }
+    return count;
+}
+
+/* The threshold of the k greatest of few[count], count <= FEW: a score is among them if not too
+ * many are greater. Room for whole vectors. */
+static threshold rank_few(const float *few, int64_t count, int64_t k)
+{
+    int32_t at_most[FEW]; /* how many of the few are <= each */
     for (int64_t i = 0; i < count; i += WN_VL) {
         wn_vf v = wn_vf_load(few + i);
         wn_vi sum = wn_vi_set(0);
@@ -189,11 +204,10 @@ static threshold rank_few(const float *x, int64_t n, const bracket *b, int64_t k
             sum = wn_count_at_least(sum, v, wn_vf_set(few[j]));
         wn_vi_store(at_most + i, sum);
     }
-    int64_t rest = k - b->at_high;
-    threshold t = {INFINITY, rest};
+    threshold t = {INFINITY, k};
     for (int64_t i = 0; i < count; i++)
-        if (at_most[i] > count - rest && few[i] <= t.least)
-            t = (threshold){few[i], rest - (count - at_most[i])};
+        if (at_most[i] > count - k && few[i] <= t.least)
+            t = (threshold){few[i], k - (count - at_most[i])};
     return t;
 }
 
@@ -204,34 +218,44 @@ static threshold threshold_within(const float *x, int64_t n, extent e, int64_t k
 {
     if (e.count < k)
         return (threshold){-FLT_MAX, ALL};
+    _Alignas(64) float packed[PACKED + WN_VL];
     bracket b = {key_of(-FLT_MAX), key_of(INFINITY) + 1, e.count, 0};
     tighten(&b, &e);
-    bool tail = true, halve = false;
+    int64_t before = 0; /* scores that are greater than those of x */
+    bool tail = slack == 0, slow = false, halve = false;
     while (b.at_low > k + slack && b.high - b.low > 1 && b.at_low - b.at_high > FEW) {
+        int64_t inside = b.at_low - b.at_high;
+        if (before == 0 && inside <= PACKED && inside <= n / 4) {
+            before = b.at_high;
+            n = pack_inside(x, n, &b, packed);
+            x = packed;
+        }
         int64_t key = halve ? b.low + (b.high - b.low) / 2 : aim(&b, k, slack, tail);
-        int64_t count = count_at_least(x, n, score_of(key)), inside = b.at_low - b.at_high;
+        int64_t count = before + count_at_least(x, n, score_of(key));
         bool enough = count >= k;
         b.low = enough ? key : b.low;
         b.at_low = enough ? count : b.at_low;
         b.high = enough ? b.high : key;
         b.at_high = enough ? b.at_high : count;
-        halve = !halve && b.at_low - b.at_high > inside / 2;
+        halve = slow && b.at_low - b.at_high > inside / 2;
+        slow = !slow && b.at_low - b.at_high > inside / 2;
         tail = !tail;
         if (halve) { /* equal scores, or far from even */
-            e = extent_of(x, n, score_of(b.low), score_of(b.high - 1));
+            e = extent_inside(x, n, score_of(b.low), score_of(b.high - 1), true);
             tighten(&b, &e);
         }
     }
     if (b.at_low <= k + slack)
         return (threshold){score_of(b.low), ALL};
-    if (b.high - b.low > 1)
-        return rank_few(x, n, &b, k);
-    return (threshold){score_of(b.low), k - b.at_high};
+    if (b.high - b.low <= 1)
+        return (threshold){score_of(b.low), k - b.at_high};
+    n = pack_inside(x, n, &b, packed);
+    return rank_few(packed, n, k - b.at_high);
 }
 
 static threshold find_threshold(const float *x, int64_t n, int64_t k, int64_t slack)
 {
-    return threshold_within(x, n, extent_of(x, n, -FLT_MAX, INFINITY), k, slack);
+    return threshold_within(x, n, extent_of(x, n), k, slack);
 }
 
 /* ---------------------------------------------------------------- writing indices */
@@ -340,10 +364,11 @@ static void collect_few(candidates *c, const float *x, int64_t first, int64_t n,
     for (; i + 64 <= n; i += 64)
         count +=
             unpack_word(c->index + count, wn_word_not_below(x + i, least), (int32_t)(first + i));
+    x -= first;
     for (int64_t j = before; j < count; j++)
-        c->score[j] = x[c->index[j] - first];
+        c->score[j] = x[c->index[j]];
     c->count = count;
-    collect(c, x + i, first + i, n - i, bound);
+    collect(c, x + first + i, first + i, n - i, bound);
 }
 
 /* All of a row that are at least the bound; false if they are too many. few: less than one score
@@ -510,7 +535,7 @@ static float bound_of(const score_row *row, double share, float *sample)
     int64_t n = take_sample(row, size > 1 ? size : 1, sample);
     /* so many groups have one of them */
     int64_t groups = size > 1 ? (int64_t)(rank / (1 + rank / (double)(2 * n))) : (int64_t)rank;
-    float bound = find_threshold(sample, n, groups, groups / 8).least;
+    float bound = find_threshold(sample, n, groups, groups / 16).least;
     return count_at_least(sample, n, bound) > n - n / 8 ? NAN : bound;
 }
 
@@ -522,14 +547,14 @@ static void choose_long(writer *w, const score_row *row, int64_t k, candidates *
     _Alignas(64) float sample[SAMPLE_LINES * LINE];
     double n = (double)(least_of(row->length / (SAMPLED * LINE), SAMPLE_LINES) * LINE);
     double share = (double)k / (double)row->length;
-    share += (5 * sqrt(share * n) + 8) / n;
+    share += (4 * sqrt(share * n) + 4) / n;
     for (; share < 1 && share * (double)row->length < 0.8 * CANDIDATES; share *= 2) {
         float bound = bound_of(row, share, sample);
         bool few = share < 1.0 / 16;
         if (isnan(bound) || !(collect_row(c, row, bound, few) ||
                               (few && collect_row(c, row, bound, false)))) /* without NaN */
             break;
-        extent e = extent_of(c->score, c->count, -FLT_MAX, INFINITY);
+        extent e = extent_of(c->score, c->count);
         c->nan_met |= e.count < c->count;
         if (e.count < k && bound > -FLT_MAX)
             continue;
