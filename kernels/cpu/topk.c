@@ -22,7 +22,7 @@ enum {
     SAMPLE_LINES = 512,     /* at most; one line in SAMPLED of the row */
     SAMPLED = 16,
     PACKED = 4096,    /* scores that are copied so that a search goes on among them alone */
-    FEW = 32,         /* scores that are ranked one by one */
+    FEW = 2 * WN_VL,  /* scores that are ranked one by one */
     MARGIN = 8,       /* of scores, by which a search aims beyond its goal */
     TINY_WORK = 16384 /* scores of a call for which no thread is woken */
 };
@@ -192,11 +192,12 @@ static int64_t pack_inside(const float *x, int64_t n, const bracket *b, float *i
     return count;
 }
 
-/* The threshold of the k greatest of few[count], count <= FEW: a score is among them if not too
- * many are greater. Room for whole vectors. */
-static threshold rank_few(const float *few, int64_t count, int64_t k)
+/* The threshold of the k greatest of few[count], count <= FEW: the one with the fewest below it
+ * that still has less than k above. Room for a vector more. */
+static threshold rank_few(float *few, int64_t count, int64_t k)
 {
-    int32_t at_most[FEW]; /* how many of the few are <= each */
+    _Alignas(64) int32_t at_most[FEW] = {0}; /* how many of the few are <= each */
+    wn_vf_store(few + count, wn_vf_set(-INFINITY));
     for (int64_t i = 0; i < count; i += WN_VL) {
         wn_vf v = wn_vf_load(few + i);
         wn_vi sum = wn_vi_set(0);
@@ -204,11 +205,14 @@ static threshold rank_few(const float *few, int64_t count, int64_t k)
             sum = wn_count_at_least(sum, v, wn_vf_set(few[j]));
         wn_vi_store(at_most + i, sum);
     }
-    threshold t = {INFINITY, k};
-    for (int64_t i = 0; i < count; i++)
-        if (at_most[i] > count - k && few[i] <= t.least)
-            t = (threshold){few[i], k - (count - at_most[i])};
-    return t;
+    int32_t enough = (int32_t)(count - k), place = FEW + 1, equal = 0, at = 0;
+    for (int i = 0; i < FEW; i++)
+        place = at_most[i] > enough && at_most[i] < place ? at_most[i] : place;
+    for (int i = 0; i < FEW; i++) {
+        equal += at_most[i] == place;
+        at = at_most[i] == place ? i : at;
+    }
+    return (threshold){few[at], equal == place - enough ? ALL : place - enough};
 }
 
 /* The threshold of the k greatest of x[n], whose extent is e, k >= 1; -FLT_MAX if fewer than k can
@@ -293,18 +297,27 @@ WN_INLINE uint32_t take_equal(writer *w, uint32_t mask)
 }
 
 /* Writes what is chosen of x[n]. index: of each score, or NULL: first, first + 1, ... */
-static void write_chosen(writer *w, const float *x, const int32_t *index, int64_t first, int64_t n)
+static void write_chosen(writer *to, const float *x, const int32_t *index, int64_t first, int64_t n)
 {
-    wn_vf least = wn_vf_set(w->threshold.least);
-    bool all_equal = w->threshold.equal == ALL;
-    for (int64_t i = 0; i < n && w->found < w->wanted; i += WN_VL) {
+    writer w = *to; /* in registers: indices are stored in between */
+    wn_vf least = wn_vf_set(w.threshold.least);
+    bool all_equal = w.threshold.equal == ALL;
+    int64_t i = 0, room = w.stride == 1 && all_equal ? w.width - WN_VL : -1;
+    for (; i + WN_VL <= n && w.found <= room; i += WN_VL) { /* as below, for the common case */
+        uint32_t mask = wn_lanes_at_least(wn_vf_load(x + i), least);
+        wn_pack_ints(w.out + w.found, mask,
+                     index != NULL ? wn_vi_load(index + i) : wn_vi_ascending((int32_t)(first + i)));
+        w.found += __builtin_popcount(mask);
+    }
+    for (; i < n && w.found < w.wanted; i += WN_VL) {
         wn_vf v = load_scores(x, i, n);
         uint32_t mask = all_equal ? wn_lanes_at_least(v, least) : wn_lanes_above(v, least);
-        if (!all_equal && w->threshold.equal > 0)
-            mask |= take_equal(w, wn_lanes_equal(v, least));
-        write_lanes(w, mask,
+        if (!all_equal && w.threshold.equal > 0)
+            mask |= take_equal(&w, wn_lanes_equal(v, least));
+        write_lanes(&w, mask,
                     index != NULL ? wn_vi_load(index + i) : wn_vi_ascending((int32_t)(first + i)));
     }
+    *to = w;
 }
 
 static void write_row(writer *w, const score_row *row)
@@ -323,21 +336,29 @@ static void write_candidates(writer *w, const candidates *c)
 
 /* ---------------------------------------------------------------- candidates */
 
+WN_INLINE int64_t pack_candidates(candidates *c, int64_t count, wn_vf v, wn_vf bound, int64_t index)
+{
+    uint32_t mask = wn_lanes_at_least(v, bound);
+    wn_pack_pairs(c->score + count, c->index + count, mask, v, wn_vi_ascending((int32_t)index));
+    return count + __builtin_popcount(mask);
+}
+
 /* Adds the scores of x[n] that are at least the bound. There is room. */
 static void collect(candidates *c, const float *x, int64_t first, int64_t n, float bound)
 {
     wn_vf least = wn_vf_set(bound);
     int64_t count = c->count, i = 0;
     wn_vm nan = wn_vm_first(0);
-    for (; i < n; i += 2 * WN_VL) {
-        wn_vf v[2] = {load_scores(x, i, n), load_scores(x, i + WN_VL, n)};
+    for (; i + 2 * WN_VL <= n; i += 2 * WN_VL) {
+        wn_vf v[2] = {wn_vf_load(x + i), wn_vf_load(x + i + WN_VL)};
         nan = wn_vm_or_nan(nan, v[0], v[1]);
-        for (int j = 0; j < 2; j++) {
-            uint32_t mask = wn_lanes_at_least(v[j], least);
-            wn_pack_pairs(c->score + count, c->index + count, mask, v[j],
-                          wn_vi_ascending((int32_t)(first + i) + j * WN_VL));
-            count += __builtin_popcount(mask);
-        }
+        count = pack_candidates(c, count, v[0], least, first + i);
+        count = pack_candidates(c, count, v[1], least, first + i + WN_VL);
+    }
+    for (; i < n; i += WN_VL) {
+        wn_vf v = load_scores(x, i, n);
+        nan = wn_vm_or_nan(nan, v, v);
+        count = pack_candidates(c, count, v, least, first + i);
     }
     c->count = count;
     c->nan_met |= wn_vm_bits(nan) != 0;
