@@ -19,7 +19,7 @@ enum {
     BLOCK = 4096,           /* scores that are looked at together; shorter rows are one block */
     CANDIDATES = 7 * BLOCK, /* how many can be held */
     LINE = 16,              /* scores that are sampled together, being read together anyhow */
-    SAMPLE_LINES = 512,     /* at most; one line in SAMPLED of the row */
+    SAMPLE_LINES = 256,     /* at most; one line in SAMPLED of the row */
     SAMPLED = 16,
     PACKED = 4096,    /* scores that are copied so that a search goes on among them alone */
     FEW = 2 * WN_VL,  /* scores that are ranked one by one */
@@ -445,20 +445,22 @@ static void choose_short(writer *w, const float *x, int64_t n, int64_t k, candid
 /* ---------------------------------------------------------------- long rows */
 
 /* Whole lines, one at a place of its own in each of equal parts of the row, so that a period of
- * the data does not meet that of the sample. Returned are the maxima of groups of `size` of them,
- * one after the other, channel by channel: of the greatest few of a sample hardly one is lost, and
- * so little is left that the search costs nothing. */
+ * the data does not meet that of the sample. Returned are the maxima of groups of about `size` of
+ * them, lane by lane: of the greatest few of a sample hardly one is lost, and so little is left
+ * that the search costs nothing. Parts of a group are far from one another: where scores rise or
+ * fall along the row, the greatest are not in one group. */
 static int64_t take_sample(const score_row *row, int64_t size, float *maxima)
 {
     int64_t lines = least_of(row->length / (SAMPLED * LINE), SAMPLE_LINES), count = 0;
     int64_t part = row->length / lines, room = part - 2 * LINE;
     int64_t before = row->stride == 1 ? (int64_t)((uintptr_t)row->data / sizeof(float) % LINE) : 0;
     uint32_t random = 1;
-    for (int64_t i = 0; i < lines; i += size) {
+    int64_t groups = (lines + size - 1) / size;
+    for (int64_t i = 0; i < groups; i++) {
         wn_vf most[LINE / WN_VL];
         for (int j = 0; j < LINE / WN_VL; j++)
             most[j] = wn_vf_set(-INFINITY);
-        for (int64_t r = i; r < lines && r < i + size; r++) {
+        for (int64_t r = i; r < lines; r += groups) {
             random = random * 1664525u + 1013904223u;
             int64_t first = r * part + ((int64_t)(random >> 8) * room >> 24);
             float copy[LINE];
