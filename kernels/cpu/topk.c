@@ -1,11 +1,11 @@
 /* topk.c: the k greatest scores of each row. What is chosen is told by a threshold: every score
  * above it, and the first so many of those equal to it. Short rows stay in the first-level cache:
  * the k-th of the maxima of small groups is a lower bound, the few scores that reach it are the
- * candidates, and bisection over the order of floats finds the threshold among them. Long rows
- * take the bound from a sample, so that one streaming pass finds the candidates; no branch in it
- * depends on a score. Where so much is wanted that candidates do not fit, a bracket from the sample
- * leaves few scores undecided, and a second pass writes the indices. Whatever the data, few passes
- * end it: at worst one for each bit of a float. */
+ * candidates, and interpolation between scores, by how many reach each, finds the threshold among
+ * them. Long rows take the bound from a sample, so that one streaming pass finds the candidates; no
+ * branch in it depends on a score. Where so much is wanted that candidates do not fit, a bracket
+ * from the sample leaves few scores undecided, and a second pass writes the indices. Whatever the
+ * data, few passes end it: at worst three for each bit of a float. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pack_lanes.h"
 #include "kernels/parallel.h"
