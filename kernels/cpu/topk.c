@@ -5,7 +5,7 @@
  * them. Long rows take the bound from a sample, so that one streaming pass finds the candidates; no
  * branch in it depends on a score. Where so much is wanted that candidates do not fit, a bracket
  * from the sample leaves few scores undecided, and a second pass writes the indices. Whatever the
- * data, few passes end it: at worst three for each bit of a float. */
+ * data, few passes end it: at worst some for each bit of a float. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pack_lanes.h"
 #include "kernels/parallel.h"
@@ -20,6 +20,7 @@ enum {
     CANDIDATES = 7 * BLOCK, /* how many can be held */
     LINE = 16,              /* scores that are sampled together, being read together anyhow */
     SAMPLE_LINES = 256,     /* at most; one line in SAMPLED of the row */
+    WIDE_LINES = 1024,      /* the same where the sample has to tell more */
     SAMPLED = 16,
     PACKED = 4096,    /* scores that are copied so that a search goes on among them alone */
     FEW = 2 * WN_VL,  /* scores that are ranked one by one */
@@ -444,14 +445,19 @@ static void choose_short(writer *w, const float *x, int64_t n, int64_t k, candid
 
 /* ---------------------------------------------------------------- long rows */
 
+static int64_t lines_of(const score_row *row, int64_t most)
+{
+    return least_of(row->length / (SAMPLED * LINE), most);
+}
+
 /* Whole lines, one at a place of its own in each of equal parts of the row, so that a period of
  * the data does not meet that of the sample. Returned are the maxima of groups of about `size` of
  * them, lane by lane: of the greatest few of a sample hardly one is lost, and so little is left
  * that the search costs nothing. Parts of a group are far from one another: where scores rise or
  * fall along the row, the greatest are not in one group. */
-static int64_t take_sample(const score_row *row, int64_t size, float *maxima)
+static int64_t take_sample(const score_row *row, int64_t lines, int64_t size, float *maxima)
 {
-    int64_t lines = least_of(row->length / (SAMPLED * LINE), SAMPLE_LINES), count = 0;
+    int64_t count = 0;
     int64_t part = row->length / lines, room = part - 2 * LINE;
     int64_t before = row->stride == 1 ? (int64_t)((uintptr_t)row->data / sizeof(float) % LINE) : 0;
     uint32_t random = 1;
@@ -538,7 +544,7 @@ static threshold narrow(const score_row *row, int64_t k, int64_t low, int64_t hi
 /* Much of a row is wanted, or its sample deceived. sample: room for one. */
 static void choose_wide(writer *w, const score_row *row, int64_t k, float *sample, candidates *c)
 {
-    int64_t n = take_sample(row, 1, sample);
+    int64_t n = take_sample(row, lines_of(row, WIDE_LINES), 1, sample);
     double expected = (double)k * (double)n / (double)row->length, spread = 5 * sqrt(expected) + 8;
     float low = -FLT_MAX, high = INFINITY;
     if (expected + spread < (double)n)
@@ -552,10 +558,10 @@ static void choose_wide(writer *w, const score_row *row, int64_t k, float *sampl
 /* A bound that about share * length of the scores reach, NaN if it is one that very many equal. */
 static float bound_of(const score_row *row, double share, float *sample)
 {
-    int64_t lines = least_of(row->length / (SAMPLED * LINE), SAMPLE_LINES);
+    int64_t lines = lines_of(row, SAMPLE_LINES);
     double rank = share * (double)(lines * LINE);
     int64_t size = (int64_t)((double)(lines * LINE) / (4 * rank));
-    int64_t n = take_sample(row, size > 1 ? size : 1, sample);
+    int64_t n = take_sample(row, lines, size > 1 ? size : 1, sample);
     /* so many groups have one of them */
     int64_t groups = size > 1 ? (int64_t)(rank / (1 + rank / (double)(2 * n))) : (int64_t)rank;
     float bound = find_threshold(sample, n, groups, groups / 16).least;
@@ -567,8 +573,8 @@ static float bound_of(const score_row *row, double share, float *sample)
  * less than it looks, a lower one is tried. */
 static void choose_long(writer *w, const score_row *row, int64_t k, candidates *c)
 {
-    _Alignas(64) float sample[SAMPLE_LINES * LINE];
-    double n = (double)(least_of(row->length / (SAMPLED * LINE), SAMPLE_LINES) * LINE);
+    _Alignas(64) float sample[WIDE_LINES * LINE];
+    double n = (double)(lines_of(row, SAMPLE_LINES) * LINE);
     double share = (double)k / (double)row->length;
     share += (4 * sqrt(share * n) + 4) / n;
     for (; share < 1 && share * (double)row->length < 0.8 * CANDIDATES; share *= 2) {
