@@ -44,13 +44,17 @@ WN_INLINE wn_vi wn_vi_load(const int32_t *p)
 {
     return _mm512_loadu_si512(p);
 }
-/* Which of 64 scores are at least the bound. */
-WN_INLINE uint64_t wn_word_at_least(const float *p, wn_vf bound)
+WN_INLINE void wn_vi_store(int32_t *p, wn_vi x)
 {
-    __mmask16 m0 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p), bound, _CMP_GE_OQ);
-    __mmask16 m1 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 16), bound, _CMP_GE_OQ);
-    __mmask16 m2 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 32), bound, _CMP_GE_OQ);
-    __mmask16 m3 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 48), bound, _CMP_GE_OQ);
+    _mm512_storeu_si512(p, x);
+}
+/* Which of 64 scores are at least the bound, or NaN. */
+WN_INLINE uint64_t wn_word_not_below(const float *p, wn_vf bound)
+{
+    __mmask16 m0 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p), bound, _CMP_NLT_UQ);
+    __mmask16 m1 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 16), bound, _CMP_NLT_UQ);
+    __mmask16 m2 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 32), bound, _CMP_NLT_UQ);
+    __mmask16 m3 = _mm512_cmp_ps_mask(_mm512_loadu_ps(p + 48), bound, _CMP_NLT_UQ);
     return _mm512_kunpackd(_mm512_kunpackw(m3, m2), _mm512_kunpackw(m1, m0));
 }
 /* Compressing into a register, then storing, is much faster on some processors than compressing
@@ -101,21 +105,25 @@ WN_INLINE wn_vi wn_vi_load(const int32_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)p);
 }
-
-WN_INLINE uint32_t wn_half_word_at_least(const float *p, wn_vf bound)
+WN_INLINE void wn_vi_store(int32_t *p, wn_vi x)
 {
-    __m256i c0 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p), bound, _CMP_GE_OQ));
-    __m256i c1 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), bound, _CMP_GE_OQ));
-    __m256i c2 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 16), bound, _CMP_GE_OQ));
-    __m256i c3 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 24), bound, _CMP_GE_OQ));
+    _mm256_storeu_si256((__m256i *)p, x);
+}
+
+WN_INLINE uint32_t wn_half_word_not_below(const float *p, wn_vf bound)
+{
+    __m256i c0 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p), bound, _CMP_NLT_UQ));
+    __m256i c1 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), bound, _CMP_NLT_UQ));
+    __m256i c2 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 16), bound, _CMP_NLT_UQ));
+    __m256i c3 = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + 24), bound, _CMP_NLT_UQ));
     __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(c0, c1), _mm256_packs_epi32(c2, c3));
     return (uint32_t)_mm256_movemask_epi8(/* packing went by halves of registers */
                                           _mm256_permutevar8x32_epi32(
                                               bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
-WN_INLINE uint64_t wn_word_at_least(const float *p, wn_vf bound)
+WN_INLINE uint64_t wn_word_not_below(const float *p, wn_vf bound)
 {
-    return wn_half_word_at_least(p, bound) | (uint64_t)wn_half_word_at_least(p + 32, bound) << 32;
+    return wn_half_word_not_below(p, bound) | (uint64_t)wn_half_word_not_below(p + 32, bound) << 32;
 }
 
 /* For each mask, which lane comes to place i: the hexadecimal digit i. */

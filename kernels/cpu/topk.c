@@ -1,11 +1,11 @@
 /* topk.c: the k greatest scores of each row. What is chosen is told by a threshold: every score
  * above it, and the first so many of those equal to it. Short rows stay in the first-level cache:
  * the k-th of the maxima of small groups is a lower bound, the few scores that reach it are the
- * candidates, and bisection over the order of floats finds the threshold among them. Long rows
- * take the bound from a sample, so that one streaming pass finds the candidates; no branch in it
- * depends on a score. Where so much is wanted that candidates do not fit, a bracket from the sample
- * leaves few scores undecided, and a second pass writes the indices. Whatever the data, few passes
- * end it: at worst one for each bit of a float. */
+ * candidates, and interpolation between scores, by how many reach each, finds the threshold among
+ * them. Long rows take the bound from a sample, so that one streaming pass finds the candidates; no
+ * branch in it depends on a score. Where so much is wanted that candidates do not fit, a bracket
+ * from the sample leaves few scores undecided, and a second pass writes the indices. Whatever the
+ * data, few passes end it: at worst some for each bit of a float. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pack_lanes.h"
 #include "kernels/parallel.h"
@@ -18,9 +18,13 @@
 enum {
     BLOCK = 4096,           /* scores that are looked at together; shorter rows are one block */
     CANDIDATES = 7 * BLOCK, /* how many can be held */
-    SAMPLE = 16384,         /* at most; one score in SAMPLED of the row */
-    SAMPLED = 32,
-    SAMPLE_RUN = 8,   /* neighbours that are sampled together: half a line */
+    LINE = 16,              /* scores that are sampled together, being read together anyhow */
+    SAMPLE_LINES = 256,     /* at most; one line in SAMPLED of the row */
+    WIDE_LINES = 1024,      /* the same where the sample has to tell more */
+    SAMPLED = 16,
+    PACKED = 4096,    /* scores that are copied so that a search goes on among them alone */
+    FEW = 2 * WN_VL,  /* scores that are ranked one by one */
+    MARGIN = 8,       /* of scores, by which a search aims beyond its goal */
     TINY_WORK = 16384 /* scores of a call for which no thread is woken */
 };
 
@@ -37,11 +41,12 @@ typedef struct candidates {
     _Alignas(64) int32_t index[CANDIDATES + BLOCK + WN_VL];
 } candidates;
 
-/* Chosen are the scores > least, and the first `equal` of those == least. */
+/* Chosen are the scores > least, and the first `equal` of those == least, or ALL. */
 typedef struct threshold {
     float least;
     int64_t equal;
 } threshold;
+#define ALL INT64_MAX
 
 /* Scores [first, first + count) of a row, count <= BLOCK; copied only if they are scattered. */
 static const float *block_of(const score_row *row, int64_t first, int64_t count, float *copy)
@@ -104,53 +109,158 @@ static int64_t count_at_least(const float *x, int64_t n, float bound)
     return wn_vi_sum(wn_vi_add(wn_vi_add(sum0, sum1), wn_vi_add(sum2, sum3)));
 }
 
-/* The least and greatest of scores, -inf and NaN passed over: [FLT_MAX or more, -inf] if nothing
- * is left. */
-static void extremes(const float *x, int64_t n, float *least, float *greatest)
+/* What lies in [low, high]. */
+typedef struct extent {
+    float least, greatest; /* of the scores inside: +inf and -inf if there is none */
+    int64_t count;         /* of scores >= low */
+} extent;
+
+WN_INLINE extent extent_inside(const float *x, int64_t n, float low, float high, bool capped)
 {
-    wn_vf low = wn_vf_set(INFINITY), high = wn_vf_set(-INFINITY), none = high;
+    const wn_vf bottom = wn_vf_set(low), top = wn_vf_set(high);
+    const wn_vf least_none = wn_vf_set(INFINITY), greatest_none = wn_vf_set(-INFINITY);
+    wn_vf least = least_none, greatest = greatest_none;
+    wn_vi count = wn_vi_set(0);
     float lanes[2 * WN_VL];
-    for (int64_t i = 0; i < n; i += WN_VL) {
+    for (int64_t i = 0; i < n; i += WN_VL) { /* NaN: the second operand is kept */
         wn_vf v = load_scores(x, i, n);
-        high = wn_vf_max(v, high); /* the second operand where one is NaN */
-        low = wn_vf_min(wn_vf_select(wn_vf_less(none, v), low, v), low);
+        count = wn_count_at_least(count, v, bottom);
+        least = wn_vf_min(wn_vf_select(wn_vf_less(v, bottom), v, least_none), least);
+        if (capped)
+            v = wn_vf_select(wn_vf_less(top, v), v, greatest_none);
+        greatest = wn_vf_max(v, greatest);
     }
-    wn_vf_store(lanes, low);
-    wn_vf_store(lanes + WN_VL, high);
-    *least = INFINITY;
-    *greatest = -INFINITY;
+    wn_vf_store(lanes, least);
+    wn_vf_store(lanes + WN_VL, greatest);
+    extent e = {INFINITY, -INFINITY, wn_vi_sum(count)};
     for (int i = 0; i < WN_VL; i++) {
-        *least = lanes[i] < *least ? lanes[i] : *least;
-        *greatest = lanes[WN_VL + i] > *greatest ? lanes[WN_VL + i] : *greatest;
+        e.least = lanes[i] < e.least ? lanes[i] : e.least;
+        e.greatest = lanes[WN_VL + i] > e.greatest ? lanes[WN_VL + i] : e.greatest;
     }
+    return e;
 }
 
-/* The threshold of the k greatest of x[n], k >= 1; -FLT_MAX if fewer than k can be chosen. With
- * slack > 0 one that up to k + slack pass is good enough, all that equal it included. */
+/* Of all scores but -inf and NaN. */
+static extent extent_of(const float *x, int64_t n)
+{
+    return extent_inside(x, n, -FLT_MAX, INFINITY, false);
+}
+
+/* Of the keys of scores: at_low >= k scores are >= low, at_high < k are >= high. */
+typedef struct bracket {
+    int64_t low, high, at_low, at_high;
+} bracket;
+
+/* To the scores that there are. What equals 0 may be -0: neither end moves outward for that. */
+static void tighten(bracket *b, const extent *e)
+{
+    int64_t low = key_of(e->least), high = key_of(e->greatest + 0.0f) + 1;
+    b->low = low > b->low ? low : b->low;
+    b->high = least_of(high, b->high);
+}
+
+/* A key inside, as far beyond what is sought as the nearer end is before it, by the count of scores
+ * that reach it; then little is left between the two. tail: the logarithms of counts lie evenly
+ * between the ends, and not the counts; a float's bits are near enough to its logarithm. */
+static int64_t aim(const bracket *b, int64_t k, int64_t slack, bool tail)
+{
+    int64_t over = b->at_low - k, under = k - b->at_high, goal = k + slack / 2;
+    int64_t near = over < under ? over : under, far = over < under ? under : over;
+    int64_t beyond = least_of(near > MARGIN ? near : MARGIN, far / 2);
+    if (slack == 0)
+        goal = over < under ? k - beyond : k + beyond;
+    double counts[3] = {(double)b->at_low, (double)goal, (double)b->at_high};
+    for (int i = 0; i < 3 && tail; i++)
+        counts[i] = (double)key_of(counts[i] > 0 ? (float)counts[i] : 0.5f);
+    double share = (counts[0] - counts[1]) / (counts[0] - counts[2]);
+    double low = score_of(b->low), high = score_of(b->high - 1);
+    high = high < FLT_MAX ? high : FLT_MAX;
+    int64_t key = key_of((float)(low + (high - low) * share));
+    return key <= b->low ? b->low + 1 : key >= b->high ? b->high - 1 : key;
+}
+
+/* What is inside, in its order. Room for a vector more. */
+static int64_t pack_inside(const float *x, int64_t n, const bracket *b, float *inside)
+{
+    wn_vf low = wn_vf_set(score_of(b->low)), high = wn_vf_set(score_of(b->high));
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += WN_VL) {
+        wn_vf v = load_scores(x, i, n);
+        uint32_t mask = wn_lanes_at_least(v, low) & ~wn_lanes_at_least(v, high);
+        wn_pack_ints((int32_t *)inside + count, mask, wn_vf_bits(v));
+        count += __builtin_popcount(mask);
+    }
+    return count;
+}
+
+/* The threshold of the k greatest of few[count], count <= FEW: the one with the fewest below it
+ * that still has less than k above. Room for a vector more. */
+static threshold rank_few(float *few, int64_t count, int64_t k)
+{
+    _Alignas(64) int32_t at_most[FEW] = {0}; /* how many of the few are <= each */
+    wn_vf_store(few + count, wn_vf_set(-INFINITY));
+    for (int64_t i = 0; i < count; i += WN_VL) {
+        wn_vf v = wn_vf_load(few + i);
+        wn_vi sum = wn_vi_set(0);
+        for (int64_t j = 0; j < count; j++)
+            sum = wn_count_at_least(sum, v, wn_vf_set(few[j]));
+        wn_vi_store(at_most + i, sum);
+    }
+    int32_t enough = (int32_t)(count - k), place = FEW + 1, equal = 0, at = 0;
+    for (int i = 0; i < FEW; i++)
+        place = at_most[i] > enough && at_most[i] < place ? at_most[i] : place;
+    for (int i = 0; i < FEW; i++) {
+        equal += at_most[i] == place;
+        at = at_most[i] == place ? i : at;
+    }
+    return (threshold){few[at], equal == place - enough ? ALL : place - enough};
+}
+
+/* The threshold of the k greatest of x[n], whose extent is e, k >= 1; -FLT_MAX if fewer than k can
+ * be chosen. With slack > 0 one that up to k + slack pass is good enough, all that equal it
+ * included. */
+static threshold threshold_within(const float *x, int64_t n, extent e, int64_t k, int64_t slack)
+{
+    if (e.count < k)
+        return (threshold){-FLT_MAX, ALL};
+    _Alignas(64) float packed[PACKED + WN_VL];
+    bracket b = {key_of(-FLT_MAX), key_of(INFINITY) + 1, e.count, 0};
+    tighten(&b, &e);
+    int64_t before = 0; /* scores that are greater than those of x */
+    bool tail = slack == 0, slow = false, halve = false;
+    while (b.at_low > k + slack && b.high - b.low > 1 && b.at_low - b.at_high > FEW) {
+        int64_t inside = b.at_low - b.at_high;
+        if (before == 0 && inside <= PACKED && inside <= n / 4) {
+            before = b.at_high;
+            n = pack_inside(x, n, &b, packed);
+            x = packed;
+        }
+        int64_t key = halve ? b.low + (b.high - b.low) / 2 : aim(&b, k, slack, tail);
+        int64_t count = before + count_at_least(x, n, score_of(key));
+        bool enough = count >= k;
+        b.low = enough ? key : b.low;
+        b.at_low = enough ? count : b.at_low;
+        b.high = enough ? b.high : key;
+        b.at_high = enough ? b.at_high : count;
+        halve = slow && b.at_low - b.at_high > inside / 2;
+        slow = !slow && b.at_low - b.at_high > inside / 2;
+        tail = !tail;
+        if (halve) { /* equal scores, or far from even */
+            e = extent_inside(x, n, score_of(b.low), score_of(b.high - 1), true);
+            tighten(&b, &e);
+        }
+    }
+    if (b.at_low <= k + slack)
+        return (threshold){score_of(b.low), ALL};
+    if (b.high - b.low <= 1)
+        return (threshold){score_of(b.low), k - b.at_high};
+    n = pack_inside(x, n, &b, packed);
+    return rank_few(packed, n, k - b.at_high);
+}
+
 static threshold find_threshold(const float *x, int64_t n, int64_t k, int64_t slack)
 {
-    float least, greatest;
-    extremes(x, n, &least, &greatest);
-    if (!(greatest > -INFINITY))
-        return (threshold){-FLT_MAX, n};
-    /* `at_low` scores are >= low, at_high < k are >= high. */
-    int64_t low = key_of(least), high = key_of(greatest) + 1, at_high = 0;
-    int64_t at_low = count_at_least(x, n, least);
-    if (at_low < k)
-        return (threshold){-FLT_MAX, n};
-    for (bool halve = false; at_low > k + slack && high - low > 1; halve = !halve) {
-        int64_t middle = low + (high - low) / 2;
-        if (!halve) /* as if the scores lay evenly: halving alone takes more passes */
-            middle = low + (high - low) * (at_low - k) / (at_low - at_high + 1);
-        middle += middle == low;
-        int64_t count = count_at_least(x, n, score_of(middle));
-        bool enough = count >= k;
-        low = enough ? middle : low;
-        at_low = enough ? count : at_low;
-        high = enough ? high : middle;
-        at_high = enough ? at_high : count;
-    }
-    return (threshold){score_of(low), at_low <= k + slack ? n : k - at_high};
+    return threshold_within(x, n, extent_of(x, n), k, slack);
 }
 
 /* ---------------------------------------------------------------- writing indices */
@@ -158,7 +268,7 @@ static threshold find_threshold(const float *x, int64_t n, int64_t k, int64_t sl
 typedef struct writer {
     int32_t *out;
     int64_t stride, width; /* of the row of indices */
-    int64_t found;
+    int64_t wanted, found;
     threshold threshold; /* equal: how many may still come */
 } writer;
 
@@ -188,23 +298,33 @@ WN_INLINE uint32_t take_equal(writer *w, uint32_t mask)
 }
 
 /* Writes what is chosen of x[n]. index: of each score, or NULL: first, first + 1, ... */
-static void write_chosen(writer *w, const float *x, const int32_t *index, int64_t first, int64_t n)
+static void write_chosen(writer *to, const float *x, const int32_t *index, int64_t first, int64_t n)
 {
-    wn_vf least = wn_vf_set(w->threshold.least);
-    for (int64_t i = 0; i < n; i += WN_VL) {
+    writer w = *to; /* in registers: indices are stored in between */
+    wn_vf least = wn_vf_set(w.threshold.least);
+    bool all_equal = w.threshold.equal == ALL;
+    int64_t i = 0, room = w.stride == 1 && all_equal ? w.width - WN_VL : -1;
+    for (; i + WN_VL <= n && w.found <= room; i += WN_VL) { /* as below, for the common case */
+        uint32_t mask = wn_lanes_at_least(wn_vf_load(x + i), least);
+        wn_pack_ints(w.out + w.found, mask,
+                     index != NULL ? wn_vi_load(index + i) : wn_vi_ascending((int32_t)(first + i)));
+        w.found += __builtin_popcount(mask);
+    }
+    for (; i < n && w.found < w.wanted; i += WN_VL) {
         wn_vf v = load_scores(x, i, n);
-        uint32_t mask = wn_lanes_above(v, least);
-        if (w->threshold.equal > 0)
-            mask |= take_equal(w, wn_lanes_equal(v, least));
-        write_lanes(w, mask,
+        uint32_t mask = all_equal ? wn_lanes_at_least(v, least) : wn_lanes_above(v, least);
+        if (!all_equal && w.threshold.equal > 0)
+            mask |= take_equal(&w, wn_lanes_equal(v, least));
+        write_lanes(&w, mask,
                     index != NULL ? wn_vi_load(index + i) : wn_vi_ascending((int32_t)(first + i)));
     }
+    *to = w;
 }
 
 static void write_row(writer *w, const score_row *row)
 {
     float copy[BLOCK];
-    for (int64_t i = 0; i < row->length; i += BLOCK) {
+    for (int64_t i = 0; i < row->length && w->found < w->wanted; i += BLOCK) {
         int64_t n = least_of(BLOCK, row->length - i);
         write_chosen(w, block_of(row, i, n, copy), NULL, i, n);
     }
@@ -217,21 +337,29 @@ static void write_candidates(writer *w, const candidates *c)
 
 /* ---------------------------------------------------------------- candidates */
 
+WN_INLINE int64_t pack_candidates(candidates *c, int64_t count, wn_vf v, wn_vf bound, int64_t index)
+{
+    uint32_t mask = wn_lanes_at_least(v, bound);
+    wn_pack_pairs(c->score + count, c->index + count, mask, v, wn_vi_ascending((int32_t)index));
+    return count + __builtin_popcount(mask);
+}
+
 /* Adds the scores of x[n] that are at least the bound. There is room. */
 static void collect(candidates *c, const float *x, int64_t first, int64_t n, float bound)
 {
     wn_vf least = wn_vf_set(bound);
     int64_t count = c->count, i = 0;
     wn_vm nan = wn_vm_first(0);
-    for (; i < n; i += 2 * WN_VL) {
-        wn_vf v[2] = {load_scores(x, i, n), load_scores(x, i + WN_VL, n)};
+    for (; i + 2 * WN_VL <= n; i += 2 * WN_VL) {
+        wn_vf v[2] = {wn_vf_load(x + i), wn_vf_load(x + i + WN_VL)};
         nan = wn_vm_or_nan(nan, v[0], v[1]);
-        for (int j = 0; j < 2; j++) {
-            uint32_t mask = wn_lanes_at_least(v[j], least);
-            wn_pack_pairs(c->score + count, c->index + count, mask, v[j],
-                          wn_vi_ascending((int32_t)(first + i) + j * WN_VL));
-            count += __builtin_popcount(mask);
-        }
+        count = pack_candidates(c, count, v[0], least, first + i);
+        count = pack_candidates(c, count, v[1], least, first + i + WN_VL);
+    }
+    for (; i < n; i += WN_VL) {
+        wn_vf v = load_scores(x, i, n);
+        nan = wn_vm_or_nan(nan, v, v);
+        count = pack_candidates(c, count, v, least, first + i);
     }
     c->count = count;
     c->nan_met |= wn_vm_bits(nan) != 0;
@@ -249,23 +377,20 @@ WN_INLINE int64_t unpack_word(int32_t *to, uint64_t word, int32_t first)
 }
 
 /* The same where few reach the bound: words of 64 bits are unpacked four bits at a time, whether
- * they are there or not, so that only a word of more costs a branch that was not foreseen. */
+ * they are there or not, so that only a word of more costs a branch that was not foreseen. NaN are
+ * collected too, which costs nothing here; whoever reads the candidates passes them over. */
 static void collect_few(candidates *c, const float *x, int64_t first, int64_t n, float bound)
 {
     wn_vf least = wn_vf_set(bound);
     int64_t before = c->count, count = before, i = 0;
-    wn_vm nan = wn_vm_first(0);
-    for (; i + 64 <= n; i += 64) {
-        for (int j = 0; j < 64; j += 2 * WN_VL)
-            nan = wn_vm_or_nan(nan, wn_vf_load(x + i + j), wn_vf_load(x + i + j + WN_VL));
+    for (; i + 64 <= n; i += 64)
         count +=
-            unpack_word(c->index + count, wn_word_at_least(x + i, least), (int32_t)(first + i));
-    }
+            unpack_word(c->index + count, wn_word_not_below(x + i, least), (int32_t)(first + i));
+    x -= first;
     for (int64_t j = before; j < count; j++)
-        c->score[j] = x[c->index[j] - first];
+        c->score[j] = x[c->index[j]];
     c->count = count;
-    c->nan_met |= wn_vm_bits(nan) != 0;
-    collect(c, x + i, first + i, n - i, bound);
+    collect(c, x + first + i, first + i, n - i, bound);
 }
 
 /* All of a row that are at least the bound; false if they are too many. few: less than one score
@@ -320,22 +445,40 @@ static void choose_short(writer *w, const float *x, int64_t n, int64_t k, candid
 
 /* ---------------------------------------------------------------- long rows */
 
-/* Runs of neighbours, one at a place of its own in each of equal parts of the row, so that a
- * period of the data does not meet that of the sample. */
-static int64_t take_sample(const score_row *row, float *sample)
+static int64_t lines_of(const score_row *row, int64_t most)
 {
-    int64_t runs = least_of(row->length / SAMPLED, SAMPLE) / SAMPLE_RUN;
-    int64_t part = row->length / runs, room = part - SAMPLE_RUN;
+    return least_of(row->length / (SAMPLED * LINE), most);
+}
+
+/* Whole lines, one at a place of its own in each of equal parts of the row, so that a period of
+ * the data does not meet that of the sample. Returned are the maxima of groups of about `size` of
+ * them, lane by lane: of the greatest few of a sample hardly one is lost, and so little is left
+ * that the search costs nothing. Parts of a group are far from one another: where scores rise or
+ * fall along the row, the greatest are not in one group. */
+static int64_t take_sample(const score_row *row, int64_t lines, int64_t size, float *maxima)
+{
+    int64_t count = 0;
+    int64_t part = row->length / lines, room = part - 2 * LINE;
+    int64_t before = row->stride == 1 ? (int64_t)((uintptr_t)row->data / sizeof(float) % LINE) : 0;
     uint32_t random = 1;
-    for (int64_t r = 0; r < runs; r++) {
-        random = random * 1664525u + 1013904223u;
-        int64_t first = r * part + ((int64_t)(random >> 8) * room >> 24);
-        if (row->stride == 1)
-            memcpy(sample + r * SAMPLE_RUN, row->data + first, SAMPLE_RUN * sizeof(float));
-        for (int64_t i = 0; row->stride != 1 && i < SAMPLE_RUN; i++)
-            sample[r * SAMPLE_RUN + i] = row->data[(first + i) * row->stride];
+    int64_t groups = (lines + size - 1) / size;
+    for (int64_t i = 0; i < groups; i++) {
+        wn_vf most[LINE / WN_VL];
+        for (int j = 0; j < LINE / WN_VL; j++)
+            most[j] = wn_vf_set(-INFINITY);
+        for (int64_t r = i; r < lines; r += groups) {
+            random = random * 1664525u + 1013904223u;
+            int64_t first = r * part + ((int64_t)(random >> 8) * room >> 24);
+            float copy[LINE];
+            first = (first + before + LINE - 1) / LINE * LINE - before;
+            const float *x = block_of(row, first, LINE, copy);
+            for (int j = 0; j < LINE / WN_VL; j++)
+                most[j] = wn_vf_max(wn_vf_load(x + j * WN_VL), most[j]);
+        }
+        for (int j = 0; j < LINE / WN_VL; j++, count += WN_VL)
+            wn_vf_store(maxima + count, most[j]);
     }
-    return runs * SAMPLE_RUN;
+    return count;
 }
 
 /* What one pass tells of a bracket. */
@@ -395,13 +538,13 @@ static threshold narrow(const score_row *row, int64_t k, int64_t low, int64_t hi
         low = least + (greatest - least) / 2;
         high = greatest + 1;
     }
-    return (threshold){-FLT_MAX, row->length}; /* fewer than k can be chosen */
+    return (threshold){-FLT_MAX, ALL}; /* fewer than k can be chosen */
 }
 
-/* Much of a row is wanted, or its sample deceived. */
-static void choose_wide(writer *w, const score_row *row, int64_t k, const float *sample, int64_t n,
-                        candidates *c)
+/* Much of a row is wanted, or its sample deceived. sample: room for one. */
+static void choose_wide(writer *w, const score_row *row, int64_t k, float *sample, candidates *c)
 {
+    int64_t n = take_sample(row, lines_of(row, WIDE_LINES), 1, sample);
     double expected = (double)k * (double)n / (double)row->length, spread = 5 * sqrt(expected) + 8;
     float low = -FLT_MAX, high = INFINITY;
     if (expected + spread < (double)n)
@@ -412,27 +555,44 @@ static void choose_wide(writer *w, const score_row *row, int64_t k, const float 
     write_row(w, row);
 }
 
+/* A bound that about share * length of the scores reach, NaN if it is one that very many equal. */
+static float bound_of(const score_row *row, double share, float *sample)
+{
+    int64_t lines = lines_of(row, SAMPLE_LINES);
+    double rank = share * (double)(lines * LINE);
+    int64_t size = (int64_t)((double)(lines * LINE) / (4 * rank));
+    int64_t n = take_sample(row, lines, size > 1 ? size : 1, sample);
+    /* so many groups have one of them */
+    int64_t groups = size > 1 ? (int64_t)(rank / (1 + rank / (double)(2 * n))) : (int64_t)rank;
+    float bound = find_threshold(sample, n, groups, groups / 16).least;
+    return count_at_least(sample, n, bound) > n - n / 8 ? NAN : bound;
+}
+
 /* A row of several blocks. The bound is the score of a rank of the sample that k scores of the row
  * reach almost surely; should they not, or should neighbours be so alike that the sample is worth
  * less than it looks, a lower one is tried. */
 static void choose_long(writer *w, const score_row *row, int64_t k, candidates *c)
 {
-    _Alignas(64) float sample[SAMPLE];
-    int64_t n = take_sample(row, sample);
-    double expected = (double)k * (double)n / (double)row->length;
-    double rank = expected + 5 * sqrt(expected) + 8;
-    for (; rank < (double)n && rank * (double)row->length / (double)n < 0.8 * CANDIDATES;
-         rank *= 2) {
-        float bound = find_threshold(sample, n, (int64_t)rank, (int64_t)rank / 8).least;
-        if (!collect_row(c, row, bound, rank < (double)n / 16))
+    _Alignas(64) float sample[WIDE_LINES * LINE];
+    double n = (double)(lines_of(row, SAMPLE_LINES) * LINE);
+    double share = (double)k / (double)row->length;
+    share += (4 * sqrt(share * n) + 4) / n;
+    for (; share < 1 && share * (double)row->length < 0.8 * CANDIDATES; share *= 2) {
+        float bound = bound_of(row, share, sample);
+        bool few = share < 1.0 / 16;
+        if (isnan(bound) || !(collect_row(c, row, bound, few) ||
+                              (few && collect_row(c, row, bound, false)))) /* without NaN */
             break;
-        if (c->count < k && bound > -FLT_MAX)
+        extent e = extent_of(c->score, c->count);
+        c->nan_met |= e.count < c->count;
+        if (e.count < k && bound > -FLT_MAX)
             continue;
-        w->threshold = find_threshold(c->score, c->count, k, 0);
+        w->threshold = threshold_within(c->score, c->count, e, k, 0);
         write_candidates(w, c);
         return;
     }
-    choose_wide(w, row, k, sample, n, c);
+    c->nan_met = true; /* nobody looked for them */
+    choose_wide(w, row, k, sample, c);
 }
 
 /* ---------------------------------------------------------------- rows */
@@ -465,7 +625,7 @@ static void topk_row(const wn_topk_args *a, int64_t r)
     writer w = {.out = (int32_t *)a->indices.data + r * a->indices.stride[0],
                 .stride = a->indices.stride[1],
                 .width = a->indices.shape[1]};
-    int64_t k = a->k != NULL ? a->k[r] : w.width;
+    int64_t k = w.wanted = a->k != NULL ? a->k[r] : w.width;
     candidates c;
     float copy[BLOCK];
     c.nan_met = true;
