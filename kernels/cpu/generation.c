@@ -131,6 +131,27 @@ static void clear_offsets(block_pair *p) /* they are prefetched from, whatever t
     }
 }
 
+/* Asks at once for a block's rows of K, then of V, at some KV heads: for keys that nobody asked for
+ * before, or that the products ask for too late or in vain. Never a function of its own: gcc takes
+ * one that only prefetches for one without effect, and leaves out its calls. */
+WN_INLINE void fetch_block(const wn_attend_args *a, const wn_key_block *b, int64_t first,
+                           int64_t heads)
+{
+    const wn_kv_view *views[] = {&a->kv.k, &a->kv.v};
+    const int64_t *offsets[] = {b->k, b->v};
+    for (int i = 0; i < 2; i++) {
+        const wn_kv_view *view = views[i];
+        int64_t size = wn_code_bytes(view->dtype), bytes = view->dim * size;
+        for (int64_t h = first; h < first + heads && wn_is_direct(view); h++)
+            for (int64_t j = 0; j < b->count; j++) {
+                const char *row =
+                    (const char *)view->data + (offsets[i][j] + h * view->head_stride) * size;
+                for (int64_t at = 0; at < bytes; at += WN_LINE_BYTES)
+                    _mm_prefetch(row + at, _MM_HINT_T1);
+            }
+    }
+}
+
 /* KV heads [first, first + count), whose blocks are the same, over part `part` of `parts`. */
 static void attend_heads(wn_rows *w, int64_t first, int64_t count, int64_t selection_row,
                          int64_t part, int64_t parts)
@@ -145,8 +166,13 @@ static void attend_heads(wn_rows *w, int64_t first, int64_t count, int64_t selec
         wn_key_walk_part(&walk, part, parts);
     clear_offsets(&pair);
     wn_key_block *now = &pair.block[0], *ahead = &pair.block[1];
-    for (bool more = next_block(&walk, now); more;) {
+    bool more = next_block(&walk, now);
+    if (more)
+        fetch_block(w->args, now, first, distance);
+    while (more) {
         more = next_block(&walk, ahead);
+        if (more && w->args->selection != NULL) /* short pieces anywhere: asked for twice */
+            fetch_block(w->args, ahead, first, distance);
         for (int64_t h = 0; h < count && now->count > 0; h++) {
             bool same = h + distance < count || !more;
             const wn_key_block *from = same ? now : ahead;

@@ -14,6 +14,7 @@
 #define WN_E5M2_CHUNK 32
 #define WN_E5M2_ROWS 4
 
+typedef __m256i wn_e5m2_codes;
 /* The bytes that are taken from the minimum and from the maximum. */
 typedef struct wn_e5m2_choice {
     __mmask32 minimum, maximum;
@@ -24,11 +25,15 @@ WN_INLINE bool wn_e5m2_takes(int64_t dim)
 {
     return dim > 0;
 }
-/* Where the two vectors hold a channel: they are the lower and the upper halves of 16 bytes each.
- */
-WN_INLINE int64_t wn_e5m2_place(int64_t channel)
+/* Puts a row of `padded` floats into the order of the two vectors: they are the lower and the upper
+ * halves of 16 bytes each. */
+WN_INLINE void wn_e5m2_order(float *row, int64_t padded)
 {
-    return (channel & ~(int64_t)24) | (channel & 8) << 1 | (channel & 16) >> 1;
+    for (int64_t c = 0; c < padded; c += WN_E5M2_CHUNK) {
+        wn_vf a = wn_vf_load(row + c), b = wn_vf_load(row + c + WN_VL);
+        wn_vf_store(row + c, _mm512_shuffle_f32x4(a, b, 0x44));
+        wn_vf_store(row + c + WN_VL, _mm512_shuffle_f32x4(a, b, 0xee));
+    }
 }
 WN_INLINE wn_e5m2_choice wn_e5m2_choose(bool all, const uint8_t *keep_minimum,
                                         const uint8_t *keep_maximum)
@@ -37,20 +42,29 @@ WN_INLINE wn_e5m2_choice wn_e5m2_choose(bool all, const uint8_t *keep_minimum,
     return (wn_e5m2_choice){_mm256_movepi8_mask(_mm256_loadu_si256((const __m256i *)keep_minimum)),
                             _mm256_movepi8_mask(_mm256_loadu_si256((const __m256i *)keep_maximum))};
 }
-WN_INLINE void wn_e5m2_merge(bool all, const wn_e5m2_choice *choice, const uint8_t *minimum,
-                             const uint8_t *maximum, wn_vf to[2])
+/* whole: all channels of the chunk are there. all: each is taken from one of the two. */
+WN_INLINE wn_e5m2_codes wn_e5m2_merge(bool whole, bool all, const wn_e5m2_choice *choice,
+                                      const uint8_t *minimum, const uint8_t *maximum)
 {
-    __m256i x = _mm256_maskz_loadu_epi8(choice->minimum, minimum), zero = _mm256_setzero_si256();
-    (void)all;
-    x = _mm256_mask_loadu_epi8(x, choice->maximum, maximum);
-    to[0] = _mm512_cvtph_ps(_mm256_unpacklo_epi8(zero, x));
-    to[1] = _mm512_cvtph_ps(_mm256_unpackhi_epi8(zero, x));
+    if (whole && all)
+        return _mm256_mask_blend_epi8(choice->maximum, _mm256_loadu_si256((const __m256i *)minimum),
+                                      _mm256_loadu_si256((const __m256i *)maximum));
+    __m256i x = _mm256_maskz_loadu_epi8(choice->minimum, minimum);
+    return _mm256_mask_loadu_epi8(x, choice->maximum, maximum);
+}
+/* One of the two vectors. */
+WN_INLINE wn_vf wn_e5m2_half(wn_e5m2_codes x, int half)
+{
+    __m256i zero = _mm256_setzero_si256();
+    return _mm512_cvtph_ps(half == 0 ? _mm256_unpacklo_epi8(zero, x)
+                                     : _mm256_unpackhi_epi8(zero, x));
 }
 
 #else /* AVX2 */
 #define WN_E5M2_CHUNK 16
 #define WN_E5M2_ROWS 2
 
+typedef __m128i wn_e5m2_codes;
 typedef struct wn_e5m2_choice {
     __m128i minimum, maximum;
 } wn_e5m2_choice;
@@ -59,9 +73,10 @@ WN_INLINE bool wn_e5m2_takes(int64_t dim)
 {
     return dim % WN_E5M2_CHUNK == 0;
 }
-WN_INLINE int64_t wn_e5m2_place(int64_t channel)
+WN_INLINE void wn_e5m2_order(float *row, int64_t padded)
 {
-    return channel;
+    (void)row;
+    (void)padded;
 }
 /* all: each byte is taken from one of the two. */
 WN_INLINE wn_e5m2_choice wn_e5m2_choose(bool all, const uint8_t *keep_minimum,
@@ -72,16 +87,19 @@ WN_INLINE wn_e5m2_choice wn_e5m2_choose(bool all, const uint8_t *keep_minimum,
     choice.minimum = all ? choice.maximum : _mm_loadu_si128((const __m128i *)keep_minimum);
     return choice;
 }
-WN_INLINE void wn_e5m2_merge(bool all, const wn_e5m2_choice *choice, const uint8_t *minimum,
-                             const uint8_t *maximum, wn_vf to[2])
+WN_INLINE wn_e5m2_codes wn_e5m2_merge(bool whole, bool all, const wn_e5m2_choice *choice,
+                                      const uint8_t *minimum, const uint8_t *maximum)
 {
-    __m128i a = _mm_loadu_si128((const __m128i *)minimum), zero = _mm_setzero_si128();
+    __m128i a = _mm_loadu_si128((const __m128i *)minimum);
     __m128i b = _mm_loadu_si128((const __m128i *)maximum);
     __m128i x = _mm_blendv_epi8(a, b, choice->maximum);
-    if (!all)
-        x = _mm_and_si128(x, _mm_or_si128(choice->minimum, choice->maximum));
-    to[0] = _mm256_cvtph_ps(_mm_unpacklo_epi8(zero, x));
-    to[1] = _mm256_cvtph_ps(_mm_unpackhi_epi8(zero, x));
+    (void)whole; /* always */
+    return all ? x : _mm_and_si128(x, _mm_or_si128(choice->minimum, choice->maximum));
+}
+WN_INLINE wn_vf wn_e5m2_half(wn_e5m2_codes x, int half)
+{
+    __m128i zero = _mm_setzero_si128();
+    return _mm256_cvtph_ps(half == 0 ? _mm_unpacklo_epi8(zero, x) : _mm_unpackhi_epi8(zero, x));
 }
 #endif
 

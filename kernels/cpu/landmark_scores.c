@@ -5,6 +5,7 @@
  * queries multiply them at once; others become tiles of floats first. The scores of a strip stay on
  * the stack for the softmax; requests of more than a strip are computed twice, because a landmark's
  * score needs each head's sum over all of them. */
+#include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/landmark_codes.h"
 #include "kernels/cpu/landmark_lanes.h"
@@ -17,7 +18,7 @@
 
 enum {
     HEADS = 16,           /* of a group that are scored together */
-    AHEAD = 64,           /* landmarks from the one that is loaded to the one that is fetched */
+    BLOCK = 32,           /* landmarks that are found together, and fetched a block ahead */
     TILE = 16,            /* landmarks that are converted together */
     LOGITS = 64 * 1024,   /* a strip's landmarks times heads */
     TINY_WORK = 32 * 1024 /* channels of landmarks for which no thread is woken */
@@ -41,9 +42,9 @@ typedef struct group {
 /* Query heads [first, first + heads) of a group. */
 typedef struct head_block {
     int64_t first, heads;
-    /* [heads, padded], 0 where a channel does not count; for codes in the order of their chunks */
+    /* [heads, padded], 0 where a channel does not count; for codes as wn_e5m2_order has them */
     float query[HEADS * WN_MAX_HEAD_DIM];
-    double scale[HEADS];
+    float factor[HEADS];  /* of the dot products, for base-2 logits */
     float maximum[HEADS]; /* of the base-2 logits so far */
     double total[HEADS];  /* sum of 2^(logit - maximum) over the members of the softmax */
 } head_block;
@@ -90,11 +91,10 @@ static int64_t find_key(const int64_t *key, int64_t n, int64_t wanted, int64_t *
 static void choose_channels(group *g, const double *size)
 {
     int64_t key[WN_MAX_HEAD_DIM], equal = 0, least = -1, topr = g->args->topr;
-    for (int64_t c = 0; c < g->dim; c++) {
+    for (int64_t c = 0; c < g->dim && !g->all; c++) {
         memcpy(&key[c], &size[c], sizeof key[c]);
         key[c] = isnan(size[c]) ? -1 : key[c];
     }
-    g->all = topr >= g->dim;
     if (!g->all)
         least = topr > 0 ? find_key(key, g->dim, topr, &equal) : INT64_MAX;
     for (int64_t c = 0; c < g->dim; c++)
@@ -102,29 +102,40 @@ static void choose_channels(group *g, const double *size)
             g->channel[g->channels++] = (int32_t)c;
 }
 
+/* sum: of each channel, over heads. */
+static void choose_rows(group *g, const double *sum)
+{
+    int64_t bytes = wn_number_bytes(g->args->landmarks.dtype);
+    memset(g->keep_minimum, 0, (size_t)(bytes * g->padded));
+    memset(g->keep_maximum, 0, (size_t)(bytes * g->padded));
+    if (bytes == 1 && g->all) {
+        for (int64_t c = 0; c < g->dim; c++) {
+            g->keep_maximum[c] = sum[c] > 0 ? 0xff : 0;
+            g->keep_minimum[c] = sum[c] > 0 ? 0 : 0xff;
+        }
+        return;
+    }
+    for (int64_t i = 0; i < g->channels; i++) {
+        int64_t c = g->channel[i];
+        memset((sum[c] > 0 ? g->keep_maximum : g->keep_minimum) + c * bytes, 0xff, (size_t)bytes);
+    }
+}
+
 static void prepare_group(group *g)
 {
     double size[WN_MAX_HEAD_DIM], sum[WN_MAX_HEAD_DIM];
-    int64_t bytes = wn_number_bytes(g->args->landmarks.dtype);
     float row[WN_MAX_HEAD_DIM];
     memset(size, 0, (size_t)g->dim * sizeof *size);
     memset(sum, 0, (size_t)g->dim * sizeof *sum);
     for (int64_t h = 0; h < g->heads; h++) {
         load_query(g, h, row);
-        for (int64_t c = 0; c < g->dim; c++) {
+        for (int64_t c = 0; c < g->dim && !g->all; c++)
             size[c] += fabs((double)row[c]);
+        for (int64_t c = 0; c < g->dim; c++)
             sum[c] += row[c];
-        }
     }
     choose_channels(g, size);
-    g->from_codes = g->args->landmarks.dtype == WN_F8_E5M2 && wn_e5m2_takes(g->dim);
-    g->padded = (g->dim + WN_E5M2_CHUNK - 1) / WN_E5M2_CHUNK * WN_E5M2_CHUNK;
-    memset(g->keep_minimum, 0, (size_t)(bytes * g->padded));
-    memset(g->keep_maximum, 0, (size_t)(bytes * g->padded));
-    for (int64_t i = 0; i < g->channels; i++) {
-        int64_t c = g->channel[i];
-        memset((sum[c] > 0 ? g->keep_maximum : g->keep_minimum) + c * bytes, 0xff, (size_t)bytes);
-    }
+    choose_rows(g, sum);
 }
 
 /* What a head's dot products are multiplied by. A head whose counted channels are all 0 scores 0
@@ -144,15 +155,18 @@ static double head_scale(const group *g, const float *row)
 static void prepare_heads(const group *g, head_block *b)
 {
     float row[WN_MAX_HEAD_DIM];
+    memset(b->factor, 0, sizeof b->factor);
     for (int64_t h = 0; h < b->heads; h++) {
         float *query = b->query + h * g->padded;
         load_query(g, b->first + h, row);
         memset(query, 0, (size_t)g->padded * sizeof *query);
-        for (int64_t i = 0; i < g->channels; i++) {
-            int32_t c = g->channel[i];
-            query[g->from_codes ? wn_e5m2_place(c) : c] = row[c];
-        }
-        b->scale[h] = head_scale(g, row);
+        if (g->all)
+            memcpy(query, row, (size_t)g->dim * sizeof *query);
+        for (int64_t i = 0; i < g->channels && !g->all; i++)
+            query[g->channel[i]] = row[g->channel[i]];
+        if (g->from_codes)
+            wn_e5m2_order(query, g->padded);
+        b->factor[h] = (float)(head_scale(g, row) * log2_e);
         b->maximum[h] = -INFINITY;
         b->total[h] = 0;
     }
@@ -160,37 +174,37 @@ static void prepare_heads(const group *g, head_block *b)
 
 /* ---------------------------------------------------------------- landmarks */
 
-/* Walks over landmarks in order: the division that finds a page is made once a page. */
-typedef struct walk {
-    const group *group;
-    int64_t page_start; /* elements to the landmark that would be the page's number `first` */
-    int64_t first, end; /* landmarks of the page */
-} walk;
-
-WN_INLINE int64_t walk_to(walk *w, int64_t landmark)
+/* Where the minima of landmarks [first, first + count) begin, count >= 1; the last one's again
+ * beyond them. */
+static void find_rows(const group *g, int64_t first, int64_t count, const uint8_t **row)
 {
-    const wn_landmark_scores_args *a = w->group->args;
+    const wn_landmark_scores_args *a = g->args;
     const wn_landmark_view *view = &a->landmarks;
-    if (landmark >= w->end) {
-        int64_t tokens = a->tokens_per_page, size = view->landmark_size;
-        int64_t page = landmark * size / tokens;
-        w->first = landmark;
-        w->end = ((page + 1) * tokens + size - 1) / size;
-        w->page_start =
-            wn_landmark_offset(view, a->page_table + w->group->request * a->page_table_stride,
-                               a->tokens_per_page, w->group->kv_head, landmark);
+    const int32_t *table = a->page_table + g->request * a->page_table_stride;
+    int64_t bytes = wn_number_bytes(view->dtype), stride = view->landmark_stride * bytes;
+    int64_t size = view->landmark_size, tokens = a->tokens_per_page;
+    int64_t page = first * size / tokens, landmark = first;
+    int64_t each = tokens % size == 0 ? tokens / size : 0, end = (page + 1) * each;
+    for (int64_t i = 0; i < count;) {
+        int64_t offset = wn_landmark_offset(view, table, a->tokens_per_page, g->kv_head, landmark);
+        const uint8_t *at = (const uint8_t *)view->data + offset * bytes;
+        if (each == 0)
+            end = ((landmark * size / tokens + 1) * tokens + size - 1) / size;
+        for (; i < count && landmark < end; i++, landmark++, at += stride)
+            row[i] = at;
+        end += each;
     }
-    return w->page_start + (landmark - w->first) * view->landmark_stride;
+    for (int64_t i = 0; i < WN_E5M2_ROWS; i++)
+        row[count + i] = row[count - 1];
 }
 
 /* Asks for a landmark that will be needed soon: pages are anywhere, the processor does not foresee
  * them. */
-WN_INLINE void prefetch_landmark(const group *g, const uint8_t *minimum, int64_t bytes)
+WN_INLINE void fetch_landmark(int64_t row_bytes, int64_t max_offset, const uint8_t *minimum)
 {
-    const uint8_t *maximum = minimum + g->args->landmarks.max_offset * bytes;
-    for (int64_t i = 0; i < g->dim * bytes; i += 64) {
+    for (int64_t i = 0; i < row_bytes; i += 64) {
         _mm_prefetch((const char *)minimum + i, _MM_HINT_T1);
-        _mm_prefetch((const char *)maximum + i, _MM_HINT_T1);
+        _mm_prefetch((const char *)minimum + max_offset + i, _MM_HINT_T1);
     }
 }
 
@@ -204,19 +218,14 @@ WN_INLINE wn_vf merge_tail(const group *g, uint32_t dtype, const uint8_t *minimu
     return wn_vf_merge_landmark(dtype, least, g->keep_minimum + at, most, g->keep_maximum + at);
 }
 
-/* Landmarks [first, first + count) as floats, tile[count][padded]; beyond the channels the tile
- * holds 0 and keeps it. */
-WN_INLINE void load_tile_of(const group *g, walk *w, walk *ahead, int64_t first, int64_t count,
+/* Landmarks as floats, tile[count][padded]; beyond the channels the tile holds 0 and keeps it. */
+WN_INLINE void load_tile_of(const group *g, const uint8_t *const *row, int64_t count,
                             uint32_t dtype, float *tile)
 {
-    const uint8_t *data = g->args->landmarks.data;
     int64_t bytes = wn_number_bytes(dtype), padded = g->padded, whole = g->dim / WN_VL * WN_VL;
     int64_t max_offset = g->args->landmarks.max_offset * bytes;
     for (int64_t l = 0; l < count; l++, tile += padded) {
-        const uint8_t *minimum = data + walk_to(w, first + l) * bytes;
-        const uint8_t *maximum = minimum + max_offset;
-        if (first + l + AHEAD < g->count)
-            prefetch_landmark(g, data + walk_to(ahead, first + l + AHEAD) * bytes, bytes);
+        const uint8_t *minimum = row[l], *maximum = minimum + max_offset;
         for (int64_t d = 0; d < whole; d += WN_VL)
             wn_vf_store(tile + d, wn_vf_merge_landmark(
                                       dtype, minimum + d * bytes, g->keep_minimum + d * bytes,
@@ -226,24 +235,23 @@ WN_INLINE void load_tile_of(const group *g, walk *w, walk *ahead, int64_t first,
     }
 }
 
-static void load_tile(const group *g, walk *w, walk *ahead, int64_t first, int64_t count,
-                      float *tile)
+static void load_tile(const group *g, const uint8_t *const *row, int64_t count, float *tile)
 {
     switch (g->args->landmarks.dtype) {
     case WN_F8_E5M2:
-        load_tile_of(g, w, ahead, first, count, WN_F8_E5M2, tile);
+        load_tile_of(g, row, count, WN_F8_E5M2, tile);
         break;
     case WN_F8_E4M3:
-        load_tile_of(g, w, ahead, first, count, WN_F8_E4M3, tile);
+        load_tile_of(g, row, count, WN_F8_E4M3, tile);
         break;
     case WN_BF16:
-        load_tile_of(g, w, ahead, first, count, WN_BF16, tile);
+        load_tile_of(g, row, count, WN_BF16, tile);
         break;
     case WN_F16:
-        load_tile_of(g, w, ahead, first, count, WN_F16, tile);
+        load_tile_of(g, row, count, WN_F16, tile);
         break;
     default:
-        load_tile_of(g, w, ahead, first, count, WN_F32, tile);
+        load_tile_of(g, row, count, WN_F32, tile);
     }
 }
 
@@ -270,7 +278,7 @@ WN_INLINE __m128 sum_four(wn_vf a, wn_vf b, wn_vf c, wn_vf d)
 }
 
 /* Base-2 logits of `heads` query heads and four landmarks. */
-WN_INLINE void dot_block(const float *query, const double *scale, int heads, const float *tile,
+WN_INLINE void dot_block(const float *query, const float *factor, int heads, const float *tile,
                          int64_t padded, float *logit, int64_t logit_stride)
 {
     wn_vf sum[4][4];
@@ -290,118 +298,132 @@ WN_INLINE void dot_block(const float *query, const double *scale, int heads, con
     for (int h = 0; h < heads; h++)
         _mm_storeu_ps(logit + h * logit_stride,
                       _mm_mul_ps(sum_four(sum[h][0], sum[h][1], sum[h][2], sum[h][3]),
-                                 _mm_set1_ps((float)(scale[h] * log2_e))));
+                                 _mm_set1_ps(factor[h])));
 }
 
-/* Base-2 logits of `heads` query heads and WN_E5M2_ROWS landmarks, from their codes. */
-WN_INLINE void dot_codes(const group *g, const float *query, const double *scale, int heads,
-                         bool all, const uint8_t *const *minimum, float *logit,
+/* Base-2 logits of `heads` query heads, four at most, and WN_E5M2_ROWS landmarks, from their codes.
+ * usual: of WN_DIM_USUAL channels. */
+WN_INLINE void dot_codes(const group *g, bool usual, bool all, const float *query,
+                         const float *factor, int heads, const uint8_t *const *row, float *logit,
                          int64_t logit_stride)
 {
-    wn_vf sum[4][4];
-    int64_t max_offset = g->args->landmarks.max_offset;
-    for (int h = 0; h < 4; h++)
-        for (int l = 0; l < WN_E5M2_ROWS; l++)
-            sum[h][l] = wn_vf_zero();
-    for (int64_t c = 0; c < g->dim; c += WN_E5M2_CHUNK) {
+    const int64_t dim = usual ? WN_DIM_USUAL : g->dim, padded = usual ? WN_DIM_USUAL : g->padded;
+    const int64_t max_offset = g->args->landmarks.max_offset;
+    wn_vf sum[WN_VL];
+    float lane[WN_VL];
+    for (int i = 0; i < WN_VL; i++)
+        sum[i] = wn_vf_zero();
+    for (int64_t c = 0; c < dim; c += WN_E5M2_CHUNK) {
         wn_e5m2_choice choice = wn_e5m2_choose(all, g->keep_minimum + c, g->keep_maximum + c);
-        wn_vf x[WN_E5M2_ROWS][2];
+        wn_e5m2_codes code[WN_E5M2_ROWS];
         for (int l = 0; l < WN_E5M2_ROWS; l++)
-            wn_e5m2_merge(all, &choice, minimum[l] + c, minimum[l] + max_offset + c, x[l]);
-        for (int half = 0; half < 2; half++)
+            code[l] = wn_e5m2_merge(usual, all, &choice, row[l] + c, row[l] + max_offset + c);
+        for (int half = 0; half < 2; half++) {
+            wn_vf x[WN_E5M2_ROWS];
+            for (int l = 0; l < WN_E5M2_ROWS; l++)
+                x[l] = wn_e5m2_half(code[l], half);
             for (int h = 0; h < heads; h++) {
-                wn_vf q = wn_vf_load(query + h * g->padded + c + half * WN_VL);
-                __asm__("" : "+v"(q)); /* loaded once, not for every product */
+                wn_vf q = wn_vf_load(query + h * padded + c + half * WN_VL);
+                WN_IN_REGISTER(q); /* loaded once, not for every product */
                 for (int l = 0; l < WN_E5M2_ROWS; l++)
-                    sum[h][l] = wn_vf_fma(q, x[l][half], sum[h][l]);
+                    sum[h * WN_E5M2_ROWS + l] = wn_vf_fma(q, x[l], sum[h * WN_E5M2_ROWS + l]);
             }
+        }
     }
-    for (int h = 0; h < heads; h += 4 / WN_E5M2_ROWS) {
-        __m128 factor = _mm_set1_ps((float)(scale[h] * log2_e));
-#if WN_E5M2_ROWS == 4
-        _mm_storeu_ps(logit + h * logit_stride,
-                      _mm_mul_ps(sum_four(sum[h][0], sum[h][1], sum[h][2], sum[h][3]), factor));
-#else /* of two heads at once */
-        __m128 x = sum_four(sum[h][0], sum[h][1], sum[h + 1][0], sum[h + 1][1]);
-        if (h + 1 < heads)
-            factor = _mm_movelh_ps(factor, _mm_set1_ps((float)(scale[h + 1] * log2_e)));
-        x = _mm_mul_ps(x, factor);
-        _mm_storel_pi((__m64 *)(void *)(logit + h * logit_stride), x);
-        if (h + 1 < heads)
-            _mm_storeh_pi((__m64 *)(void *)(logit + (h + 1) * logit_stride), x);
-#endif
-    }
+    wn_vf_store(lane, wn_vf_mul(wn_vf_sums(sum), wn_vf_per_key(WN_E5M2_ROWS, factor)));
+    for (int h = 0; h < heads; h++)
+        memcpy(logit + h * logit_stride, lane + h * WN_E5M2_ROWS, WN_E5M2_ROWS * sizeof *lane);
 }
 
-WN_INLINE void dot_codes_of(const group *g, const head_block *b, int64_t h, bool all,
-                            const uint8_t *const *minimum, float *logit, int64_t stride)
+WN_INLINE void dot_codes_of(const group *g, const head_block *b, int64_t h, bool usual, bool all,
+                            const uint8_t *const *row, float *logit, int64_t stride)
 {
-    const float *query = b->query + h * g->padded;
+    const float *query = b->query + h * g->padded, *factor = b->factor + h;
     switch (b->heads - h) {
     case 1:
-        dot_codes(g, query, b->scale + h, 1, all, minimum, logit, stride);
+        dot_codes(g, false, all, query, factor, 1, row, logit, stride);
         break;
     case 2:
-        dot_codes(g, query, b->scale + h, 2, all, minimum, logit, stride);
+        dot_codes(g, false, all, query, factor, 2, row, logit, stride);
         break;
     case 3:
-        dot_codes(g, query, b->scale + h, 3, all, minimum, logit, stride);
+        dot_codes(g, false, all, query, factor, 3, row, logit, stride);
         break;
     default:
-        dot_codes(g, query, b->scale + h, 4, all, minimum, logit, stride);
+        dot_codes(g, usual, all, query, factor, 4, row, logit, stride);
     }
 }
 
-/* As strip_logits, from codes. Beyond the last landmark it is taken again. */
-WN_INLINE void strip_of_codes(const group *g, const head_block *b, int64_t first, int64_t count,
-                              bool all, float *logit, int64_t stride)
+/* A block's logits from its codes; meanwhile fetches others. */
+WN_INLINE void block_of_codes(const group *g, const head_block *b, bool usual, bool all,
+                              const uint8_t *const *row, int64_t count, const uint8_t *const *ahead,
+                              int64_t num_ahead, float *logit, int64_t stride)
 {
-    const uint8_t *data = g->args->landmarks.data;
-    walk w = {.group = g}, ahead = w;
-    for (int64_t l = first; l < first + AHEAD && l < g->count; l++)
-        prefetch_landmark(g, data + walk_to(&ahead, l), 1);
+    const int64_t dim = usual ? WN_DIM_USUAL : g->dim;
     for (int64_t l = 0; l < count; l += WN_E5M2_ROWS) {
-        const uint8_t *minimum[WN_E5M2_ROWS];
-        for (int64_t i = 0; i < WN_E5M2_ROWS; i++) {
-            int64_t landmark = first + (l + i < count ? l + i : count - 1);
-            minimum[i] = data + walk_to(&w, landmark);
-            if (landmark + AHEAD < g->count)
-                prefetch_landmark(g, data + walk_to(&ahead, landmark + AHEAD), 1);
-        }
+        for (int64_t i = l; i < l + WN_E5M2_ROWS && i < num_ahead; i++)
+            fetch_landmark(dim, g->args->landmarks.max_offset, ahead[i]);
         for (int64_t h = 0; h < b->heads; h += 4)
-            dot_codes_of(g, b, h, all, minimum, logit + h * stride + l, stride);
+            dot_codes_of(g, b, h, usual, all, row + l, logit + h * stride + l, stride);
     }
+}
+
+/* The same, from tiles of floats. */
+static void block_of_tiles(const group *g, const head_block *b, const uint8_t *const *row,
+                           int64_t count, const uint8_t *const *ahead, int64_t num_ahead,
+                           float *logit, int64_t stride)
+{
+    enum { WIDE = WN_VL == 16 ? 4 : 2 }; /* heads whose sums the registers hold */
+    float tile[TILE * WN_MAX_HEAD_DIM + WN_VL] __attribute__((aligned(64)));
+    int64_t bytes = wn_number_bytes(g->args->landmarks.dtype);
+    memset(tile, 0, (size_t)(TILE * g->padded) * sizeof *tile);
+    for (int64_t l = 0; l < count; l += TILE) {
+        int64_t n = count - l < TILE ? count - l : TILE;
+        for (int64_t i = l; i < l + TILE && i < num_ahead; i++)
+            fetch_landmark(g->dim * bytes, g->args->landmarks.max_offset * bytes, ahead[i]);
+        load_tile(g, row + l, n, tile);
+        for (int64_t i = 0; i < n; i += 4) {
+            const float *four = tile + i * g->padded;
+            int64_t h = 0;
+            for (; h + WIDE <= b->heads; h += WIDE)
+                dot_block(b->query + h * g->padded, b->factor + h, WIDE, four, g->padded,
+                          logit + h * stride + l + i, stride);
+            for (; h < b->heads; h++)
+                dot_block(b->query + h * g->padded, b->factor + h, 1, four, g->padded,
+                          logit + h * stride + l + i, stride);
+        }
+    }
+}
+
+static void block_logits(const group *g, const head_block *b, const uint8_t *const *row,
+                         int64_t count, const uint8_t *const *ahead, int64_t num_ahead,
+                         float *logit, int64_t stride)
+{
+    bool usual = g->dim == WN_DIM_USUAL;
+    if (!g->from_codes)
+        block_of_tiles(g, b, row, count, ahead, num_ahead, logit, stride);
+    else if (usual && g->all)
+        block_of_codes(g, b, true, true, row, count, ahead, num_ahead, logit, stride);
+    else if (usual)
+        block_of_codes(g, b, true, false, row, count, ahead, num_ahead, logit, stride);
+    else
+        block_of_codes(g, b, false, false, row, count, ahead, num_ahead, logit, stride);
 }
 
 /* logit[heads][stride] of landmarks [first, first + count). */
 static void strip_logits(const group *g, const head_block *b, int64_t first, int64_t count,
                          float *logit, int64_t stride)
 {
-    enum { WIDE = WN_VL == 16 ? 4 : 2 }; /* heads whose sums the registers hold */
-    float tile[TILE * WN_MAX_HEAD_DIM + WN_VL] __attribute__((aligned(64)));
-    walk w = {.group = g}, ahead = w;
-    if (g->from_codes && g->all) {
-        strip_of_codes(g, b, first, count, true, logit, stride);
-        return;
-    }
-    if (g->from_codes) {
-        strip_of_codes(g, b, first, count, false, logit, stride);
-        return;
-    }
-    memset(tile, 0, (size_t)(TILE * g->padded) * sizeof *tile);
-    for (int64_t l = 0; l < count; l += TILE) {
-        int64_t n = count - l < TILE ? count - l : TILE;
-        load_tile(g, &w, &ahead, first + l, n, tile);
-        for (int64_t i = 0; i < n; i += 4) {
-            const float *four = tile + i * g->padded;
-            int64_t h = 0;
-            for (; h + WIDE <= b->heads; h += WIDE)
-                dot_block(b->query + h * g->padded, b->scale + h, WIDE, four, g->padded,
-                          logit + h * stride + l + i, stride);
-            for (; h < b->heads; h++)
-                dot_block(b->query + h * g->padded, b->scale + h, 1, four, g->padded,
-                          logit + h * stride + l + i, stride);
-        }
+    const uint8_t *rows[2][BLOCK + WN_E5M2_ROWS];
+    int64_t n = count < BLOCK ? count : BLOCK;
+    find_rows(g, first, n, rows[0]);
+    for (int64_t l = 0; l < count; l += BLOCK) {
+        const uint8_t **now = rows[l / BLOCK % 2], **ahead = rows[(l / BLOCK + 1) % 2];
+        int64_t left = count - l - n, num_ahead = left < BLOCK ? left : BLOCK;
+        if (num_ahead > 0)
+            find_rows(g, first + l + n, num_ahead, ahead);
+        block_logits(g, b, now, n, ahead, num_ahead, logit + l, stride);
+        n = num_ahead;
     }
 }
 
@@ -525,6 +547,17 @@ static void score_heads(const group *g, head_block *b)
     }
 }
 
+/* Asks for the first block, while the queries are prepared. */
+WN_INLINE void fetch_first(const group *g)
+{
+    const uint8_t *row[BLOCK + WN_E5M2_ROWS];
+    int64_t n = g->count < BLOCK ? g->count : BLOCK;
+    int64_t bytes = wn_number_bytes(g->args->landmarks.dtype);
+    find_rows(g, 0, n, row);
+    for (int64_t i = 0; i < n; i++)
+        fetch_landmark(g->dim * bytes, g->args->landmarks.max_offset * bytes, row[i]);
+}
+
 static void scores_body(void *argument, int64_t i)
 {
     const wn_landmark_scores_args *a = argument;
@@ -539,6 +572,10 @@ static void scores_body(void *argument, int64_t i)
     if (a->q_row[g.request] < 0 || a->count[g.request] == 0)
         return;
     g.count = a->count[g.request];
+    g.all = a->topr >= g.dim;
+    g.from_codes = a->landmarks.dtype == WN_F8_E5M2 && wn_e5m2_takes(g.dim);
+    g.padded = (g.dim + WN_E5M2_CHUNK - 1) / WN_E5M2_CHUNK * WN_E5M2_CHUNK;
+    fetch_first(&g);
     prepare_group(&g);
     for (b.first = 0; b.first < g.heads; b.first += HEADS) {
         b.heads = g.heads - b.first < HEADS ? g.heads - b.first : HEADS;

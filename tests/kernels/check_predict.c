@@ -701,6 +701,8 @@ static void make_scores(wn_check *check, score_case *c, int number)
     uint32_t size = is_long ? 1 : 1 + wn_random_below(random, 9);
     if (number % 3 == 1)
         widen_shape(check, &shape);
+    if (number % 10 == 3 && (shape.layout == WN_CHECK_HND || shape.layout == WN_CHECK_NHD))
+        shape.k_dim = 128; /* the usual one, in e5m2 */
     wn_check_cache_make(check, &shape, &cache);
     pool p = make_pool(check, cache.num_pages, &shape, size, landmark_dtypes[number % 5], false);
     int32_t *count = wn_check_input(check, shape.batch * sizeof *count);
@@ -725,6 +727,8 @@ static void make_scores(wn_check *check, score_case *c, int number)
     }
     c->dim = shape.k_dim;
     c->group = is_long || number % 10 == 9 ? 20 : groups[wn_random_below(random, 6)];
+    if (number % 10 == 3)
+        c->group = 4 + number / 10 % 2; /* a whole quad of heads, and one more */
     int64_t q_shape[3] = {rows, c->group * shape.num_kv_heads, c->dim};
     int64_t s_shape[3] = {shape.batch, shape.num_kv_heads, most + wn_random_below(random, 3)};
     *a = (wn_landmark_scores_args){
