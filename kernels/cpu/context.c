@@ -437,8 +437,10 @@ static void attend_with_votes(const context_cut *c, const context_item *item, co
         source_next(&m->source, m->next);
     for (context_block *b; c->in_place && (b = turn(m)) != NULL;) {
         pack_keys(shape, b);
-        for (int64_t h = 0; h < item->heads; h++)
-            vote_and_attend(shape, &unit[h], b, m->next, h, item->heads, m->scores);
+        for (int64_t h = 0; h < item->heads; h++) {
+            prefetch_rows(shape, m->next, h, item->heads);
+            vote_and_attend(shape, &unit[h], b, m->scores);
+        }
     }
     for (int64_t h = 0; h < item->heads && shape->args->counters != NULL; h++)
         add_counters(&shape->args->counters[unit[h].head], &unit[h].counted);

@@ -130,55 +130,32 @@ static void add_counters(wn_attend_counters *to, const wn_attend_counters *count
         atomic_fetch_add_explicit((_Atomic int64_t *)sum[i], add[i], memory_order_relaxed);
 }
 
-/* A unit's scores of a block, with the maxima of each tile while its scores are in L1. */
-typedef struct context_ballot {
-    int64_t n[UNIT_PANELS]; /* keys in reach of each panel */
-    int64_t reach;          /* of any */
-    uint32_t nan[BLOCK_TILES][UNIT_PANELS];
-    float top[BLOCK_TILES][UNIT_PANELS][WN_PANEL] __attribute__((aligned(64)));
-} context_ballot;
-
-static void score_unit(const context_shape *shape, const context_unit *u, const context_block *b,
-                       int64_t i, float *scores, context_ballot *ballot)
-{
-    const context_panel *p = &u->panel[i];
-    const int64_t n = keys_in_reach(b, p);
-    ballot->n[i] = n;
-    ballot->reach = n > ballot->reach ? n : ballot->reach;
-    if (n > 0)
-        score_panel(shape, b, p, scores, n);
-    for (int64_t tile = 0; tile < b->tiles; tile++) {
-        int64_t end = b->tile_begin[tile + 1];
-        ballot->nan[tile][i] =
-            maxima_and_nan(p, scores, b->tile_begin[tile], end < n ? end : n, ballot->top[tile][i]);
-    }
-}
-
-/* A block for unit `ordinal` of `units` whose tiles lie in blocks as they are: votes and attends;
- * the next block's rows are fetched meanwhile. scores: [panels][keys][WN_PANEL]. */
+/* A block for one unit whose tiles lie in blocks as they are: votes and attends. scores: [panels]
+ * [keys][WN_PANEL]. */
 static void vote_and_attend(const context_shape *shape, context_unit *u, context_block *b,
-                            const context_block *next, int64_t ordinal, int64_t units,
                             float *scores)
 {
-    const int64_t size = shape->keys * WN_PANEL;
-    uint32_t kept = 0;
-    context_ballot ballot;
-    ballot.reach = 0;
+    int64_t n[UNIT_PANELS], size = shape->keys * WN_PANEL;
+    uint32_t kept = 0, nan[UNIT_PANELS];
+    float top[UNIT_PANELS][WN_PANEL] __attribute__((aligned(64)));
     for (int64_t i = 0; i < u->panels; i++) {
-        prefetch_rows(shape, next, ordinal * u->panels + i, units * u->panels);
-        score_unit(shape, u, b, i, scores + i * size, &ballot);
+        n[i] = keys_in_reach(b, &u->panel[i]);
+        if (n[i] > 0)
+            score_panel(shape, b, &u->panel[i], scores + i * size, n[i]);
     }
-    for (int64_t tile = 0; tile < b->tiles && b->tile_begin[tile] < ballot.reach; tile++) {
-        int64_t end =
-            b->tile_begin[tile + 1] < ballot.reach ? b->tile_begin[tile + 1] : ballot.reach;
-        if (vote(shape, u, ballot.top[tile], ballot.nan[tile], b->tile[tile] * u->tile_k,
-                 end - b->tile_begin[tile]))
+    for (int64_t tile = 0; tile < b->tiles; tile++) {
+        int64_t begin = b->tile_begin[tile], end = b->tile_begin[tile + 1];
+        for (int64_t i = 0; i < u->panels; i++) {
+            int64_t to = end < n[i] ? end : n[i];
+            nan[i] = maxima_and_nan(&u->panel[i], scores + i * size, begin, to, top[i]);
+        }
+        if (vote(shape, u, top, nan, b->tile[tile] * u->tile_k, end - begin))
             continue;
         kept |= 1u << tile;
         pack_values(shape, b, tile);
     }
     for (int64_t i = 0; i < u->panels && kept != 0; i++)
-        attend_tiles(shape, b, &u->panel[i], scores + i * size, ballot.n[i], kept, u->running[i]);
+        attend_tiles(shape, b, &u->panel[i], scores + i * size, n[i], kept, u->running[i]);
 }
 
 /* Votes alone, for tiles that do not lie in blocks as they are; a bit per tile that is left out.
