@@ -197,24 +197,40 @@ WN_INLINE __m256 wn_eight_from_first(uint32_t dtype, const void *p, int64_t n)
     return wn_eight_from(dtype, copy);
 }
 
+/* Numbers [k, k + n) of the rows, n <= 8; where `rows` and n are constants, nothing is asked. */
+WN_INLINE void wn_pack_eight(const uint32_t dtype, const void *const *row, const int64_t rows,
+                             const float *scale, int64_t k, const int64_t n, float *out,
+                             int64_t stride)
+{
+    const int64_t bytes = dtype == WN_F32 ? 4 : dtype == WN_F16 || dtype == WN_BF16 ? 2 : 1;
+    __m256 r[8];
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < 8; i++) {
+        const uint8_t *p = i < rows ? (const uint8_t *)row[i] + k * bytes : NULL;
+        r[i] = i >= rows ? _mm256_setzero_ps()
+               : n < 8   ? wn_eight_from_first(dtype, p, n)
+                         : wn_eight_from(dtype, p);
+        if (scale != NULL && i < rows)
+            r[i] = _mm256_mul_ps(r[i], _mm256_set1_ps(scale[i]));
+    }
+    wn_transpose_8x8(r);
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < 8 && i < n; i++)
+        _mm256_storeu_ps(out + (k + i) * stride, r[i]);
+}
+
 WN_INLINE void wn_pack_rows_of(const uint32_t dtype, const void *const *row, int64_t rows,
                                const float *scale, int64_t n, float *out, int64_t stride)
 {
-    const int64_t bytes = dtype == WN_F32 ? 4 : dtype == WN_F16 || dtype == WN_BF16 ? 2 : 1;
-    for (int64_t k = 0; k < n; k += 8) {
-        __m256 r[8];
-        for (int64_t i = 0; i < 8; i++) {
-            const uint8_t *p = i < rows ? (const uint8_t *)row[i] + k * bytes : NULL;
-            r[i] = i >= rows   ? _mm256_setzero_ps()
-                   : n - k < 8 ? wn_eight_from_first(dtype, p, n - k)
-                               : wn_eight_from(dtype, p);
-            if (scale != NULL && i < rows)
-                r[i] = _mm256_mul_ps(r[i], _mm256_set1_ps(scale[i]));
-        }
-        wn_transpose_8x8(r);
-        for (int64_t i = 0; i < 8 && k + i < n; i++)
-            _mm256_storeu_ps(out + (k + i) * stride, r[i]);
-    }
+    int64_t k = 0;
+    if (rows == 8)
+        for (; k + 8 <= n; k += 8)
+            wn_pack_eight(dtype, row, 8, scale, k, 8, out, stride);
+    else if (rows == WN_BLOCK_ROWS)
+        for (; k + 8 <= n; k += 8)
+            wn_pack_eight(dtype, row, WN_BLOCK_ROWS, scale, k, 8, out, stride);
+    for (; k < n; k += 8)
+        wn_pack_eight(dtype, row, rows, scale, k, n - k < 8 ? n - k : 8, out, stride);
 }
 
 /* out[k * stride + i] = row[i][k] * scale[i] for i < rows <= 8, k < n. Lanes i .. 7 become 0 (with
@@ -250,7 +266,18 @@ static inline __attribute__((unused)) void wn_pack_row_pairs(const uint16_t *con
                                                              int64_t rows, int64_t n, uint32_t *out,
                                                              int64_t stride)
 {
-    for (int64_t k = 0; k < n; k += 16) {
+    int64_t k = 0;
+    for (; rows == 8 && k + 16 <= n; k += 16) {
+        __m256 r[8];
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < 8; i++)
+            r[i] = _mm256_loadu_ps((const float *)(row[i] + k));
+        wn_transpose_8x8(r);
+#pragma GCC unroll 8
+        for (int64_t j = 0; j < 8; j++)
+            _mm256_storeu_ps((float *)(out + (k / 2 + j) * stride), r[j]);
+    }
+    for (; k < n; k += 16) {
         int64_t pairs = n - k < 16 ? (n - k + 1) / 2 : 8;
         __m256 r[8];
         for (int64_t i = 0; i < 8; i++)

@@ -134,14 +134,30 @@ WN_INLINE int64_t cut_rows_at(wn_block_cut cut, int64_t row)
     return row < cut.whole * WN_BLOCK_ROWS ? WN_BLOCK_ROWS : WN_BLOCK_FEW;
 }
 
+/* A row on its way into L1 or L2. Inlined by force: in a function that does nothing else, gcc 12
+ * finds that it has no effect and drops its calls. */
+WN_INLINE void fetch(const void *row, int64_t bytes, const bool near)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        if (near)
+            _mm_prefetch((const char *)row + i, _MM_HINT_T0);
+        else
+            _mm_prefetch((const char *)row + i, _MM_HINT_T1);
+}
+
+/* Each block of rows goes to L1 while the one before it is packed. */
 static void pack_keys(const context_shape *shape, context_block *b)
 {
     const wn_kv_view *view = &shape->args->kv.k;
+    const int64_t bytes = shape->k_dim * (int64_t)wn_number_bytes(view->dtype);
+    const int64_t fetched = view->layout == WN_LAYOUT_STRIDED ? b->count : 0;
     int64_t depth = shape->k_depth, rows;
     for (int64_t t = 0; t < b->count; t += rows) {
         int64_t n = b->count - t;
         rows = cut_rows_at(shape->k_cut, t);
         n = n < rows ? n : rows;
+        for (int64_t i = t + rows; i < fetched && i < t + 2 * rows; i++)
+            fetch(b->k_row[i], bytes, true);
 #ifdef __AVX512BF16__
         if (shape->dot_k) {
             wn_pack_row_pairs((const uint16_t *const *)(b->k_row + t), n, shape->k_dim,
@@ -164,63 +180,116 @@ static void pack_keys(const context_shape *shape, context_block *b)
     }
 }
 
-/* One token's values as floats, scaled; behind them zeros up to the rows of v_cut. Adds 0 times
- * each to `odd`, which becomes NaN with the first that is infinite or NaN. */
-WN_INLINE wn_vf load_values_of(const uint32_t dtype, const bool scaled, const char *from,
-                               int64_t dim, float scale, float *out, wn_vf odd)
+/* Values are packed for this many keys at a time, channels after channels: a packed line is written
+ * whole while it is in L1, and the next keys' rows come there. */
+enum { PACK_KEYS = 16 };
+
+/* Eight numbers of a row of `dim`, from number d on; behind its end there are zeros. */
+WN_INLINE __m256 last_channels(const uint32_t dtype, const char *row, int64_t d, int64_t dim)
 {
     const int64_t bytes = dtype == WN_F32 ? 4 : dtype == WN_F16 || dtype == WN_BF16 ? 2 : 1;
-    for (int64_t d = 0; d < dim; d += WN_VL) {
-        wn_vf x = dim - d < WN_VL ? wn_vf_from_first(dtype, from + d * bytes, dim - d)
-                                  : wn_vf_from(dtype, from + d * bytes);
-        if (scaled)
-            x = wn_vf_mul(x, wn_vf_set(scale));
-        odd = wn_vf_fma(x, wn_vf_zero(), odd);
-        wn_vf_store(out + d, x);
+    if (dim < 8)
+        return wn_eight_from_first(dtype, row + d * bytes, dim - d);
+    __m256i from = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                    _mm256_set1_epi32((int32_t)(d + 8 - dim)));
+    __m256i beyond = _mm256_cmpgt_epi32(from, _mm256_set1_epi32(7));
+    __m256 last = _mm256_permutevar8x32_ps(wn_eight_from(dtype, row + (dim - 8) * bytes), from);
+    return _mm256_andnot_ps(_mm256_castsi256_ps(beyond), last);
+}
+
+/* Channels d .. d + rows, of the keys [t, end), to their block of v_cut. within: eight channels
+ * are there. With rows of 6, eight numbers are written where the next key's own will follow; behind
+ * the `last` key there may be another tile's. Adds 0 times each number to `odd`, which becomes NaN
+ * with the first that is infinite or NaN. */
+WN_INLINE __m256 place_channels(const uint32_t dtype, const bool within, const context_shape *shape,
+                                const context_block *b, const float *scale, const int64_t rows,
+                                int64_t d, int64_t t, int64_t end, int64_t last, __m256 odd)
+{
+    const int64_t bytes = dtype == WN_F32 ? 4 : dtype == WN_F16 || dtype == WN_BF16 ? 2 : 1;
+    const int64_t dim = shape->v_dim, ahead = end + PACK_KEYS - 1 <= last ? PACK_KEYS : 0;
+    const void *const *row = b->v_row;
+    float *to = b->v + d * shape->keys + t * rows;
+    for (; t < end; t++, to += rows) {
+        __m256 x = within ? wn_eight_from(dtype, (const char *)row[t] + d * bytes)
+                          : last_channels(dtype, row[t], d, dim);
+        _mm_prefetch((const char *)row[t + ahead] + d * bytes, _MM_HINT_T0);
+        if (scale != NULL)
+            x = _mm256_mul_ps(x, _mm256_set1_ps(scale[t]));
+        odd = _mm256_fmadd_ps(x, _mm256_setzero_ps(), odd);
+        if (rows == 8 || (rows > 4 && t < last)) {
+            _mm256_storeu_ps(to, x);
+            continue;
+        }
+        _mm_storeu_ps(to, _mm256_castps256_ps128(x));
+        if (rows > 4)
+            _mm_storel_pi((__m64 *)(to + 4), _mm256_extractf128_ps(x, 1));
     }
     return odd;
 }
 
-static wn_vf load_values(const context_shape *shape, const context_block *b, int64_t t, float *out,
-                         wn_vf odd)
+WN_INLINE __m256 place_values_of(const uint32_t dtype, const context_shape *shape,
+                                 const context_block *b, const float *scale, int64_t begin,
+                                 int64_t end)
+{
+    const int64_t whole = shape->v_cut.whole * WN_BLOCK_ROWS, last = end - 1;
+    __m256 odd = _mm256_setzero_ps();
+    for (int64_t t = begin; t < end; t += PACK_KEYS) {
+        int64_t d = 0, to = t + PACK_KEYS < end ? t + PACK_KEYS : end;
+        for (; d + 8 <= shape->v_dim && d < whole; d += WN_BLOCK_ROWS)
+            odd = place_channels(dtype, true, shape, b, scale, WN_BLOCK_ROWS, d, t, to, last, odd);
+        for (; d < whole; d += WN_BLOCK_ROWS)
+            odd = place_channels(dtype, false, shape, b, scale, WN_BLOCK_ROWS, d, t, to, last, odd);
+        for (; d < wn_block_cut_rows(shape->v_cut); d += WN_BLOCK_FEW)
+            odd = place_channels(dtype, false, shape, b, scale, WN_BLOCK_FEW, d, t, to, last, odd);
+    }
+    return odd;
+}
+
+/* True if a value of the keys [begin, end) is infinite or NaN. */
+static bool place_values(const context_shape *shape, context_block *b, int64_t begin, int64_t end)
 {
     const wn_kv_view *view = &shape->args->kv.v;
-    float loaded[WN_MAX_HEAD_DIM], scale = b->v_scaled ? b->v_scale[t] : 1;
-    const char *from = b->v_row[t];
-    uint32_t dtype = view->dtype;
-    if (view->layout != WN_LAYOUT_STRIDED) {
+    const float *scale = b->v_scaled ? b->v_scale : NULL;
+    float loaded[WN_MAX_HEAD_DIM];
+    __m256 odd = _mm256_setzero_ps();
+    for (int64_t t = begin; t < end && view->layout != WN_LAYOUT_STRIDED; t++) {
         wn_key_load(view, shape->args->kv.tokens_per_page, b->page[t], b->head, b->place[t],
                     loaded);
-        from = (const char *)loaded;
-        dtype = WN_F32;
+        b->v_row[t] = loaded;
+        odd = _mm256_add_ps(odd, place_values_of(WN_F32, shape, b, scale, t, t + 1));
     }
-    switch (dtype) {
-    case WN_F16:
-        return load_values_of(WN_F16, true, from, shape->v_dim, scale, out, odd);
-    case WN_BF16:
-        if (!b->v_scaled)
-            return load_values_of(WN_BF16, false, from, shape->v_dim, 1, out, odd);
-        return load_values_of(WN_BF16, true, from, shape->v_dim, scale, out, odd);
-    case WN_F8_E4M3:
-        return load_values_of(WN_F8_E4M3, true, from, shape->v_dim, scale, out, odd);
-    case WN_I8:
-        return load_values_of(WN_I8, true, from, shape->v_dim, scale, out, odd);
-    default:
-        return load_values_of(WN_F32, true, from, shape->v_dim, scale, out, odd);
-    }
+    if (view->layout == WN_LAYOUT_STRIDED)
+        switch (view->dtype) {
+        case WN_F16:
+            odd = place_values_of(WN_F16, shape, b, scale, begin, end);
+            break;
+        case WN_BF16:
+            odd = scale == NULL ? place_values_of(WN_BF16, shape, b, NULL, begin, end)
+                                : place_values_of(WN_BF16, shape, b, scale, begin, end);
+            break;
+        case WN_F8_E4M3:
+            odd = place_values_of(WN_F8_E4M3, shape, b, scale, begin, end);
+            break;
+        case WN_I8:
+            odd = place_values_of(WN_I8, shape, b, scale, begin, end);
+            break;
+        default:
+            odd = place_values_of(WN_F32, shape, b, scale, begin, end);
+        }
+    return _mm256_movemask_ps(_mm256_cmp_ps(odd, odd, _CMP_UNORD_Q)) != 0;
 }
 
 #ifdef __AVX512BF16__
-/* Pair t / 2 of the values of keys t and t + 1. low, high: their rows; NULL where a half belongs to
- * nobody, and then 0, or to another tile that is packed already (keep: its bits). True if an
- * exponent is that of infinity or NaN. */
-static bool pack_value_pair(const context_shape *shape, uint32_t *packed, int64_t t,
+/* Pair t / 2 of the values of keys t and t + 1, from channel d on. low, high: their rows; NULL
+ * where a half belongs to nobody, and then 0, or to another tile that is packed already (keep: its
+ * bits). True if an exponent is that of infinity or NaN. */
+static bool pack_value_pair(const context_shape *shape, uint32_t *packed, int64_t t, int64_t d,
                             const uint16_t *low, const uint16_t *high, uint32_t keep)
 {
     const __m256i exponent = _mm256_set1_epi16(0x7f80);
     __mmask16 odd = 0;
     int64_t rows;
-    for (int64_t d = 0; d < wn_block_cut_rows(shape->v_cut); d += rows) {
+    for (; d < wn_block_cut_rows(shape->v_cut); d += rows) {
         rows = cut_rows_at(shape->v_cut, d);
         int64_t n = shape->v_dim - d < rows ? shape->v_dim - d : rows;
         __mmask8 lanes = (__mmask8)((1u << n) - 1), all = (__mmask8)((1u << rows) - 1);
@@ -245,61 +314,72 @@ static bool is_packed(const context_block *b, int64_t tile)
     return tile >= 0 && tile < b->tiles && b->packed >> tile & 1;
 }
 
+/* Whole pairs of the keys [begin, end), both even, as far as there are eight channels at a time.
+ * Returns the greatest magnitudes, and those in `odd`. */
+static __m256i pack_value_pairs(const context_shape *shape, const context_block *b, int64_t begin,
+                                int64_t end, int64_t whole, __m256i odd)
+{
+    const __m256i magnitude = _mm256_set1_epi16(0x7fff);
+    const int64_t dim = shape->v_dim, step = shape->keys / 2;
+    const int64_t ahead = end + PACK_KEYS <= whole ? PACK_KEYS : 0;
+    const void *const *row = b->v_row;
+    uint32_t *out = (uint32_t *)b->v + begin * 4;
+    for (int64_t d = 0; d + 8 <= dim; d += 8, out += 8 * step)
+        for (int64_t t = begin; t < end; t += 2) {
+            __m128i low = _mm_loadu_si128((const __m128i *)((const uint16_t *)row[t] + d));
+            __m128i high = _mm_loadu_si128((const __m128i *)((const uint16_t *)row[t + 1] + d));
+            __m256i x =
+                _mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high));
+            _mm_prefetch((const uint16_t *)row[t + ahead] + d, _MM_HINT_T0);
+            _mm_prefetch((const uint16_t *)row[t + 1 + ahead] + d, _MM_HINT_T0);
+            odd = _mm256_max_epu16(_mm256_and_si256(x, magnitude), odd);
+            _mm256_storeu_si256((__m256i *)(out + (t - begin) * 4), x);
+        }
+    return odd;
+}
+
 static void pack_tile_pairs(const context_shape *shape, context_block *b, int64_t tile)
 {
-    int64_t begin = b->tile_begin[tile], end = b->tile_begin[tile + 1];
+    const int64_t begin = b->tile_begin[tile], end = b->tile_begin[tile + 1];
+    const int64_t whole = end & ~(int64_t)1, all = shape->v_dim & ~(int64_t)7;
     uint32_t *out = (uint32_t *)b->v;
-    for (int64_t t = begin & ~(int64_t)1; t < end; t += 2) {
-        const uint16_t *low = t >= begin ? b->v_row[t] : NULL;
-        const uint16_t *high = t + 1 < end ? b->v_row[t + 1] : NULL;
-        uint32_t keep = 0;
-        if (low == NULL && is_packed(b, tile - 1))
-            keep |= 0xffff;
-        if (high == NULL && is_packed(b, tile + 1))
-            keep |= 0xffff0000;
-        b->odd_values |= pack_value_pair(shape, out, t, low, high, keep);
+    __m256i odd = _mm256_setzero_si256();
+    int64_t t = begin & ~(int64_t)1;
+    if (t < begin) {
+        uint32_t keep = is_packed(b, tile - 1) ? 0xffff : 0;
+        b->odd_values |= pack_value_pair(shape, out, t, 0, NULL, b->v_row[begin], keep);
+        t += 2;
     }
+    for (int64_t i = t; i < whole; i += PACK_KEYS)
+        odd = pack_value_pairs(shape, b, i, i + PACK_KEYS < whole ? i + PACK_KEYS : whole, whole,
+                               odd);
+    for (; t < whole && all < shape->v_dim; t += 2)
+        b->odd_values |= pack_value_pair(shape, out, t, all, b->v_row[t], b->v_row[t + 1], 0);
+    if (end > whole && end > begin) {
+        uint32_t keep = is_packed(b, tile + 1) ? 0xffff0000 : 0;
+        b->odd_values |= pack_value_pair(shape, out, whole, 0, b->v_row[whole], NULL, keep);
+    }
+    b->odd_values |= _mm256_movemask_epi8(_mm256_cmpgt_epi16(odd, _mm256_set1_epi16(0x7f7f))) != 0;
 }
 #endif
-
-/* One token's values to their places in the blocks of v_cut. With blocks of 6, eight numbers are
- * written where the next token's own will follow; `last`: none will. */
-WN_INLINE void place_values(const context_shape *shape, const float *row, float *out, int64_t t,
-                            bool last)
-{
-    float *to = out + t * WN_BLOCK_ROWS;
-    int64_t d = 0, whole = shape->v_cut.whole * WN_BLOCK_ROWS;
-    for (; d < whole && !last; d += WN_BLOCK_ROWS)
-        _mm256_storeu_ps(to + d * shape->keys, _mm256_loadu_ps(row + d));
-    for (; d < whole; d += WN_BLOCK_ROWS)
-        memcpy(to + d * shape->keys, row + d, WN_BLOCK_ROWS * sizeof *row);
-    to = out + t * WN_BLOCK_FEW;
-    for (; d < wn_block_cut_rows(shape->v_cut); d += WN_BLOCK_FEW)
-        _mm_storeu_ps(to + d * shape->keys, _mm_loadu_ps(row + d));
-}
 
 /* Packs the values of one of the block's tiles, unless they are. */
 static void pack_values(const context_shape *shape, context_block *b, int64_t tile)
 {
-    float row[WN_MAX_HEAD_DIM + 2 * WN_VL] __attribute__((aligned(64)));
-    wn_vf odd = wn_vf_zero();
     if (b->packed >> tile & 1)
         return;
 #ifdef __AVX512BF16__
     if (shape->dot_v)
         pack_tile_pairs(shape, b, tile);
 #endif
-    for (int64_t t = b->tile_begin[tile]; t < b->tile_begin[tile + 1] && !shape->dot_v; t++) {
-        odd = load_values(shape, b, t, row, odd);
-        place_values(shape, row, b->v, t, t + 1 == b->tile_begin[tile + 1]);
-    }
-    b->odd_values |= wn_vm_bits(wn_vf_is_nan(odd)) != 0;
+    if (!shape->dot_v)
+        b->odd_values |= place_values(shape, b, b->tile_begin[tile], b->tile_begin[tile + 1]);
     b->packed |= 1u << tile;
 }
 
 /* Part `part` of `parts` of a block's rows on their way into L2, where packing finds them. */
-static void prefetch_rows(const context_shape *shape, const context_block *b, int64_t part,
-                          int64_t parts)
+WN_INLINE void prefetch_rows(const context_shape *shape, const context_block *b, int64_t part,
+                             int64_t parts)
 {
     const wn_kv_view *k = &shape->args->kv.k, *v = &shape->args->kv.v;
     int64_t k_bytes = shape->k_dim * (int64_t)wn_number_bytes(k->dtype);
@@ -307,10 +387,8 @@ static void prefetch_rows(const context_shape *shape, const context_block *b, in
     if (k->layout != WN_LAYOUT_STRIDED || v->layout != WN_LAYOUT_STRIDED)
         return;
     for (int64_t t = b->count * part / parts; t < b->count * (part + 1) / parts; t++) {
-        for (int64_t i = 0; i < k_bytes; i += 64)
-            _mm_prefetch((const char *)b->k_row[t] + i, _MM_HINT_T1);
-        for (int64_t i = 0; i < v_bytes; i += 64)
-            _mm_prefetch((const char *)b->v_row[t] + i, _MM_HINT_T1);
+        fetch(b->k_row[t], k_bytes, false);
+        fetch(b->v_row[t], v_bytes, false);
     }
 }
 

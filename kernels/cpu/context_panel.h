@@ -116,16 +116,33 @@ static void score_panel(const context_shape *shape, const context_block *b, cons
         mask(shape, b, p, scores, n);
 }
 
-/* Of the keys [begin, end), to top[WN_PANEL]; a NaN is passed over. */
+/* Of the keys [begin, end), to top[WN_PANEL]; a NaN is passed over. Where `asks`, false if none of
+ * the scores is NaN: sums of scores stay NaN once they are, and those of -inf and numbers are not.
+ */
+WN_INLINE bool maxima_of(const bool asks, const float *scores, int64_t begin, int64_t end,
+                         float *top)
+{
+    wn_vf m[4], sum[4], x[4];
+    for (int64_t i = 0; i < 4; i++) {
+        m[i] = wn_vf_set(-INFINITY);
+        sum[i] = wn_vf_zero();
+    }
+    for (int64_t t = begin; t < end; t += 2)
+        for (int64_t i = 0; i < (t + 1 < end ? 4 : 2); i++) {
+            x[i] = wn_vf_load(scores + t * WN_PANEL + i * WN_VL);
+            m[i] = wn_vf_max(x[i], m[i]);
+            if (asks)
+                sum[i] = wn_vf_add(x[i], sum[i]);
+        }
+    for (int64_t i = 0; i < 2; i++)
+        wn_vf_store(top + i * WN_VL, wn_vf_max(m[i + 2], m[i]));
+    wn_vf all = wn_vf_add(wn_vf_add(sum[0], sum[1]), wn_vf_add(sum[2], sum[3]));
+    return asks && wn_vm_bits(wn_vf_is_nan(all)) != 0;
+}
+
 static void maxima(const float *scores, int64_t begin, int64_t end, float *top)
 {
-    wn_vf m0 = wn_vf_set(-INFINITY), m1 = m0;
-    for (int64_t t = begin; t < end; t++) {
-        m0 = wn_vf_max(wn_vf_load(scores + t * WN_PANEL), m0);
-        m1 = wn_vf_max(wn_vf_load(scores + t * WN_PANEL + WN_VL), m1);
-    }
-    wn_vf_store(top, m0);
-    wn_vf_store(top + WN_VL, m1);
+    maxima_of(false, scores, begin, end, top);
 }
 
 /* ---------------------------------------------------------------- the running softmax */

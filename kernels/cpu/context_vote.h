@@ -34,14 +34,18 @@ static uint32_t lanes_of(const context_panel *p)
     return p->lanes == 32 ? UINT32_MAX : (1u << p->lanes) - 1;
 }
 
-static uint32_t nan_lanes(const float *scores, int64_t begin, int64_t end)
+/* Maxima of the keys [begin, end), and which of the panel's rows have a NaN there. */
+static uint32_t maxima_and_nan(const context_panel *p, const float *scores, int64_t begin,
+                               int64_t end, float *top)
 {
     uint32_t low = 0, high = 0;
+    if (!maxima_of(true, scores, begin, end, top))
+        return 0;
     for (int64_t t = begin; t < end; t++) {
         low |= wn_vm_bits(wn_vf_is_nan(wn_vf_load(scores + t * WN_PANEL)));
         high |= wn_vm_bits(wn_vf_is_nan(wn_vf_load(scores + t * WN_PANEL + WN_VL)));
     }
-    return low | high << WN_VL;
+    return (low | high << WN_VL) & lanes_of(p);
 }
 
 /* Which rows of a panel see the tile, and which of them do not agree. threshold: base 2. */
@@ -143,8 +147,7 @@ static void vote_and_attend(const context_shape *shape, context_unit *u, context
         int64_t begin = b->tile_begin[tile], end = b->tile_begin[tile + 1];
         for (int64_t i = 0; i < u->panels; i++) {
             int64_t to = end < n[i] ? end : n[i];
-            maxima(scores + i * size, begin, to, top[i]);
-            nan[i] = nan_lanes(scores + i * size, begin, to) & lanes_of(&u->panel[i]);
+            nan[i] = maxima_and_nan(&u->panel[i], scores + i * size, begin, to, top[i]);
         }
         if (vote(shape, u, top, nan, b->tile[tile] * u->tile_k, end - begin))
             continue;
@@ -179,10 +182,10 @@ static void vote_before(const context_shape *shape, context_unit *u, context_sou
             int64_t n = keys_in_reach(b, &u->panel[i]);
             if (n > 0)
                 score_panel(shape, b, &u->panel[i], scores, n);
-            maxima(scores, 0, n, part);
+            uint32_t odd = maxima_and_nan(&u->panel[i], scores, 0, n, part);
             for (int64_t j = 0; j < WN_PANEL; j++)
                 top[i][j] = fresh || part[j] > top[i][j] ? part[j] : top[i][j];
-            nan[i] = (fresh ? 0 : nan[i]) | (nan_lanes(scores, 0, n) & lanes_of(&u->panel[i]));
+            nan[i] = (fresh ? 0 : nan[i]) | odd;
         }
     }
 }
