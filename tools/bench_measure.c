@@ -13,6 +13,8 @@
 
 enum { MOST_SAMPLES = 1000, FEWEST_SAMPLES = 3 };
 static const double SHORT_SAMPLE = 100e-6; /* calls are repeated until a sample takes this long */
+static const double WARM_UP = 2e-3; /* processors that have slept take so long to full speed */
+static const double STEADY_SAMPLE = 50e-3; /* from here on that is nothing */
 static const double LONG_SAMPLE = 0.5;     /* from here on there are fewer samples */
 static const double LONG_ROW = 10;         /* so that a row of long ones takes about this long */
 /* The reference's speed, roughly: operations and bytes a second and thread. */
@@ -57,6 +59,7 @@ typedef struct work {
     int base;
     int64_t calls; /* per sample */
     int warm;      /* the data fit the last cache: calls before each sample bring them back */
+    int warms_up;  /* there are calls before each sample, for this or to wake the processors */
     int peer;
     int memory_roof, compute_roof;
     uint32_t samples;
@@ -87,10 +90,19 @@ static void settle(int64_t milliseconds)
     nanosleep(&(struct timespec){0, (long)milliseconds * 1000000}, NULL);
 }
 
+/* Calls that are not timed: through all inputs that take turns, and for WARM_UP at least. */
+static void warm_up(const work *w, wn_bench_scene *scene)
+{
+    double begun = wn_seconds(), least = w->bench->quick ? 0 : WARM_UP;
+    do
+        timed(w, w->ops, scene, scene->fresh > 1 ? scene->fresh : 1);
+    while (wn_seconds() - begun < least);
+}
+
 static double sample(const work *w, wn_bench_scene *scene)
 {
-    if (w->warm) /* with inputs that take turns, those that will be timed */
-        timed(w, w->ops, scene, scene->turn != NULL ? w->calls : 1);
+    if (w->warms_up)
+        warm_up(w, scene);
     return timed(w, w->ops, scene, w->calls);
 }
 
@@ -112,6 +124,7 @@ static void choose_roofs(work *w, const char *variant)
     double bytes = w->scene.bytes;
     w->memory_roof = w->compute_roof = WN_ROOF_NONE;
     w->warm = bytes <= (double)wn_roofs_cache_bytes(roofs) * 1.1;
+    w->warms_up |= w->warm;
     if (bytes > 0)
         w->memory_roof = w->warm ? WN_ROOF_L3 : WN_ROOF_DRAM;
     if (w->scene.flops == 0)
@@ -141,6 +154,7 @@ static wn_status plan_samples(work *w)
         w->calls = (int64_t)ceil(least / seconds);
     }
     w->calls = w->calls < 1 ? 1 : w->calls > 4096 ? 4096 : w->calls;
+    w->warms_up = seconds < STEADY_SAMPLE && !w->bench->quick;
     w->samples = w->bench->samples;
     if (seconds > LONG_SAMPLE) {
         double few = LONG_ROW / seconds;
@@ -172,7 +186,7 @@ static wn_status take_samples(work *w, wn_error *error)
         if (!w->peer)
             continue;
         settle(3);
-        if (w->warm)
+        if (w->warms_up)
             wn_peer_sample(w->bench->peer);
         w->peer_time[i] = wn_peer_sample(w->bench->peer);
         settle(40);

@@ -70,6 +70,7 @@ void wn_scene_topk(wn_bench_scene *scene)
     a->scores.shape[0] = s->rows;
     a->indices = wn_scene_output(scene, WN_I32, 2, (int64_t[]){s->rows, s->k});
     scene->turn = turn_rows;
+    scene->fresh = fresh;
     scene->bytes = 4 * (double)(s->rows * s->n);
 }
 

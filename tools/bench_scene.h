@@ -39,6 +39,7 @@ struct wn_bench_scene {
     } args;
     void (*turn)(wn_bench_scene *scene); /* before each call: other inputs; NULL: the same */
     uint64_t turns;
+    int64_t fresh;       /* with turn: after so many calls the first inputs come again */
     double bytes, flops; /* that one call must move and compute at least; 0: not of interest */
     double units;        /* things that a call goes through, for "ns per ..."; 0: none */
     const char *unit;
