@@ -46,8 +46,8 @@ static void turn_rows(wn_bench_scene *scene)
 {
     const wn_bench_shape *s = &scene->shape;
     wn_topk_args *a = &scene->args.topk;
-    int64_t turn = (int64_t)(scene->turns % (uint64_t)fresh_inputs(s));
-    int64_t before = (int64_t)((scene->turns - 1) % (uint64_t)fresh_inputs(s));
+    int64_t turn = (int64_t)(scene->turns % (uint64_t)scene->fresh);
+    int64_t before = (int64_t)((scene->turns - 1) % (uint64_t)scene->fresh);
     a->scores.data = (float *)a->scores.data + (turn - before) * s->rows * s->n;
 }
 
