@@ -433,6 +433,18 @@ WN_INLINE void wn_score_chunk(uint32_t dtype, int rows, int keys, const char *co
     }
 }
 
+/* Where `keys` keys from number j on begin; their sums are 0. */
+WN_INLINE void wn_begin_keys(const wn_key_rows *k, int64_t j, int keys, int64_t bytes,
+                             const char *key[WN_VL], wn_vf acc[WN_VL])
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < WN_VL; i++)
+        acc[i] = wn_vf_zero();
+#pragma GCC unroll 16
+    for (int t = 0; t < keys; t++)
+        key[t] = k->base + k->offset[j + t] * bytes;
+}
+
 /* wn_score_rows; `usual`: k->dim and stride are WN_DIM_USUAL, so that all addresses are constants
  * beside a key's and nothing is counted. */
 WN_INLINE void wn_score_rows_of(bool usual, uint32_t dtype, int rows, const wn_key_rows *k,
@@ -448,12 +460,7 @@ WN_INLINE void wn_score_rows_of(bool usual, uint32_t dtype, int rows, const wn_k
         wn_vf acc[WN_VL];
         const float *rows_of_q = q;
         __asm__("" : "+r"(rows_of_q)); /* or gcc keeps q on the stack instead */
-#pragma GCC unroll 16
-        for (int i = 0; i < WN_VL; i++)
-            acc[i] = wn_vf_zero();
-#pragma GCC unroll 16
-        for (int t = 0; t < keys; t++)
-            key[t] = k->base + k->offset[j + t] * bytes;
+        wn_begin_keys(k, j, keys, bytes, key, acc);
 #pragma GCC unroll 8
         for (int t = 0; t < keys; t += some) {
             const wn_key_rows *ahead = fetch ? k : NULL;
@@ -518,6 +525,26 @@ WN_INLINE void wn_add_key(uint32_t dtype, int rows, int chunks, const char *at, 
     }
 }
 
+/* So many vectors of each row's outputs, into registers and back. */
+WN_INLINE void wn_load_out(int rows, int vectors, const float *out, int64_t stride,
+                           wn_vf acc[WN_ROWS_SHARED][8])
+{
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < vectors; c++)
+            acc[r][c] = wn_vf_load(out + r * stride + c * WN_VL);
+}
+WN_INLINE void wn_store_out(int rows, int vectors, float *out, int64_t stride,
+                            wn_vf acc[WN_ROWS_SHARED][8])
+{
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < vectors; c++)
+            wn_vf_store(out + r * stride + c * WN_VL, acc[r][c]);
+}
+
 /* `chunks` chunks of channels from d on; with first > 0 one chunk of so many channels. */
 WN_INLINE void wn_add_chunks(uint32_t dtype, int rows, int chunks, const wn_key_rows *v,
                              int64_t count, const float *weight, int64_t d, int64_t first,
@@ -530,11 +557,7 @@ WN_INLINE void wn_add_chunks(uint32_t dtype, int rows, int chunks, const wn_key_
     wn_vf acc[WN_ROWS_SHARED][8];
     int64_t j = 0;
     __asm__("" : "+r"(base)); /* or gcc adds d key by key */
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < 2 * chunks; c++)
-            acc[r][c] = wn_vf_load(out + r * stride + d + c * WN_VL);
+    wn_load_out(rows, 2 * chunks, out + d, stride, acc);
     for (; j + WN_KEYS_ADDED <= count && first == 0; j += WN_KEYS_ADDED) {
 #pragma GCC unroll 4
         for (int t = 0; t < WN_KEYS_ADDED; t++) {
@@ -547,11 +570,7 @@ WN_INLINE void wn_add_chunks(uint32_t dtype, int rows, int chunks, const wn_key_
     for (; j < count; j++)
         wn_add_key(dtype, rows, chunks, base + v->offset[j] * bytes, weight + j * lanes, first,
                    acc);
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < 2 * chunks; c++)
-            wn_vf_store(out + r * stride + d + c * WN_VL, acc[r][c]);
+    wn_store_out(rows, 2 * chunks, out + d, stride, acc);
 }
 
 /* out[row] += sum of weight[key][row] * V[key], key after key; rows of out are folded. */

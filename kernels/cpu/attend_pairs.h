@@ -44,12 +44,7 @@ WN_INLINE void wn_dot_rows_of(bool usual, uint32_t dtype, int rows, const wn_key
         const char *key[WN_VL];
         const bool fetch = wn_prefetches(k, j, keys);
         wn_vf acc[WN_VL];
-#pragma GCC unroll 16
-        for (int i = 0; i < WN_VL; i++)
-            acc[i] = wn_vf_zero();
-#pragma GCC unroll 16
-        for (int t = 0; t < keys; t++)
-            key[t] = k->base + k->offset[j + t] * bytes;
+        wn_begin_keys(k, j, keys, bytes, key, acc);
 #pragma GCC unroll 4
         for (int64_t d = 0; d < dim; d += WN_CHUNK) {
             int64_t left = dim - d < WN_CHUNK ? dim - d : WN_CHUNK;
@@ -123,11 +118,7 @@ WN_INLINE void wn_dot_add_chunks(int rows, int chunks, const wn_key_rows *v, int
     const bool fetch = wn_prefetches(v, d, chunks * WN_CHUNK);
     const char *base = v->base + d * 2;
     wn_vf acc[WN_ROWS_SHARED][8];
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < 2 * chunks; c++)
-            acc[r][c] = wn_vf_load(out + r * stride + d + c * WN_VL);
+    wn_load_out(rows, 2 * chunks, out + d, stride, acc);
     for (int64_t j = 0; j + 2 <= count; j += 2) {
         if (fetch)
             wn_prefetch_lines(WN_BF16, v->ahead, v->ahead_offset, j, 2, d * 2,
@@ -138,11 +129,7 @@ WN_INLINE void wn_dot_add_chunks(int rows, int chunks, const wn_key_rows *v, int
     if (count % 2 != 0)
         wn_dot_add_pair(rows, chunks, base + v->offset[count - 1] * 2, NULL,
                         pairs + count / 2 * lanes * WN_PAIR_BYTES, mask, acc);
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < 2 * chunks; c++)
-            wn_vf_store(out + r * stride + d + c * WN_VL, acc[r][c]);
+    wn_store_out(rows, 2 * chunks, out + d, stride, acc);
 }
 
 WN_INLINE void wn_dot_add_rows_of(int rows, const wn_key_rows *v, int64_t dim, int64_t count,

@@ -45,30 +45,7 @@ static inline void wn_merge_part(wn_row_state *row, float *out, wn_row_state fro
     row->maximum = top;
 }
 
-/* A row of floats to a tensor's dtype. */
-static inline void wn_store_row(const wn_tensor *t, int64_t start, int64_t stride, const float *row,
-                                int64_t count)
-{
-    if (stride == 1 && t->dtype == WN_F32) {
-        memcpy((float *)t->data + start, row, (size_t)count * sizeof *row);
-    } else if (stride == 1 && t->dtype == WN_BF16) {
-        uint16_t *to = (uint16_t *)t->data + start;
-        for (int64_t d = 0; d < count; d++)
-            to[d] = wn_bf16_of(row[d]);
-    } else if (stride == 1 && t->dtype == WN_F16) {
-        uint16_t *to = (uint16_t *)t->data + start;
-        int64_t d = 0;
-        for (; d + 8 <= count; d += 8)
-            _mm_storeu_si128((__m128i *)(to + d), _mm256_cvtps_ph(_mm256_loadu_ps(row + d), 0));
-        for (; d < count; d++)
-            to[d] = _cvtss_sh(row[d], 0);
-    } else {
-        for (int64_t d = 0; d < count; d++)
-            wn_store(t->data, t->dtype, start + d * stride, row[d]);
-    }
-}
-
-/* Sinks, division, out and lse. out: in the order of memory. */
+/* Sinks, division, out and lse. out: in the order of memory, with room for whole vectors. */
 static inline void wn_rows_finish(const wn_rows *w, int64_t head, int64_t row, wn_row_state state,
                                   float *out)
 {
@@ -88,8 +65,8 @@ static inline void wn_rows_finish(const wn_rows *w, int64_t head, int64_t row, w
     factor = empty ? 0 : factor / state.divisor;
     for (int64_t d = 0; d < a->kv.v.dim; d++)
         out[d] = empty ? 0 : out[d] * factor;
-    wn_store_row(&a->out, wn_tensor_offset(&a->out, q_row, q_head, 0), a->out.stride[2], out,
-                 a->kv.v.dim);
+    wn_row_store(a->out.dtype, a->out.data, wn_tensor_offset(&a->out, q_row, q_head, 0),
+                 a->out.stride[2], out, a->kv.v.dim);
     if (a->lse.data != NULL)
         ((float *)a->lse.data)[wn_tensor_offset(&a->lse, q_row, q_head, 0)] = lse;
 }

@@ -19,6 +19,7 @@
 #ifdef __AVX512BF16__
 #include "kernels/cpu/attend_pairs.h"
 #endif
+#include "kernels/cpu/row.h"
 #include "kernels/tensor_element.h"
 
 #include <float.h>
@@ -570,14 +571,6 @@ static inline void wn_rows_weigh(wn_rows *w, const wn_row_quad *quad, int64_t co
     }
 }
 
-static inline uint16_t wn_bf16_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    uint32_t even = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : even);
-}
-
 /* Adds the values of those keys alone whose score for a row was not -inf. */
 static inline void wn_rows_add_listed(wn_rows *w, const wn_row_quad *quad, const wn_key_rows *v,
                                       int64_t first, int64_t count)
@@ -591,10 +584,12 @@ static inline void wn_rows_add_listed(wn_rows *w, const wn_row_quad *quad, const
             if (y == -INFINITY)
                 continue;
             offset[n] = v->offset[j];
-            word[n] = w->pairs ? wn_bf16_of(y) : 0;
             weight[n++] = y;
         }
-        word[n] = 0;
+        if (w->pairs) {
+            wn_row_store_dense(WN_BF16, word, weight, n);
+            word[n] = 0;
+        }
         wn_key_rows listed = *v;
         listed.offset = offset;
         listed.turns = 0; /* prefetches nothing */

@@ -134,17 +134,6 @@ WN_INLINE int64_t cut_rows_at(wn_block_cut cut, int64_t row)
     return row < cut.whole * WN_BLOCK_ROWS ? WN_BLOCK_ROWS : WN_BLOCK_FEW;
 }
 
-/* A row on its way into L1 or L2. Inlined by force: in a function that does nothing else, gcc 12
- * finds that it has no effect and drops its calls. */
-WN_INLINE void fetch(const void *row, int64_t bytes, const bool near)
-{
-    for (int64_t i = 0; i < bytes; i += 64)
-        if (near)
-            _mm_prefetch((const char *)row + i, _MM_HINT_T0);
-        else
-            _mm_prefetch((const char *)row + i, _MM_HINT_T1);
-}
-
 /* Each block of rows goes to L1 while the one before it is packed. */
 static void pack_keys(const context_shape *shape, context_block *b)
 {
@@ -157,7 +146,7 @@ static void pack_keys(const context_shape *shape, context_block *b)
         rows = cut_rows_at(shape->k_cut, t);
         n = n < rows ? n : rows;
         for (int64_t i = t + rows; i < fetched && i < t + 2 * rows; i++)
-            fetch(b->k_row[i], bytes, true);
+            wn_fetch_row(b->k_row[i], bytes, true);
 #ifdef __AVX512BF16__
         if (shape->dot_k) {
             wn_pack_row_pairs((const uint16_t *const *)(b->k_row + t), n, shape->k_dim,
@@ -387,8 +376,8 @@ WN_INLINE void prefetch_rows(const context_shape *shape, const context_block *b,
     if (k->layout != WN_LAYOUT_STRIDED || v->layout != WN_LAYOUT_STRIDED)
         return;
     for (int64_t t = b->count * part / parts; t < b->count * (part + 1) / parts; t++) {
-        fetch(b->k_row[t], k_bytes, false);
-        fetch(b->v_row[t], v_bytes, false);
+        wn_fetch_row(b->k_row[t], k_bytes, false);
+        wn_fetch_row(b->v_row[t], v_bytes, false);
     }
 }
 

@@ -132,8 +132,7 @@ static void clear_offsets(block_pair *p) /* they are prefetched from, whatever t
 }
 
 /* Asks at once for a block's rows of K, then of V, at some KV heads: for keys that nobody asked for
- * before, or that the products ask for too late or in vain. Never a function of its own: gcc takes
- * one that only prefetches for one without effect, and leaves out its calls. */
+ * before, or that the products ask for too late or in vain. */
 WN_INLINE void fetch_block(const wn_attend_args *a, const wn_key_block *b, int64_t first,
                            int64_t heads)
 {
@@ -143,12 +142,10 @@ WN_INLINE void fetch_block(const wn_attend_args *a, const wn_key_block *b, int64
         const wn_kv_view *view = views[i];
         int64_t size = wn_code_bytes(view->dtype), bytes = view->dim * size;
         for (int64_t h = first; h < first + heads && wn_is_direct(view); h++)
-            for (int64_t j = 0; j < b->count; j++) {
-                const char *row =
-                    (const char *)view->data + (offsets[i][j] + h * view->head_stride) * size;
-                for (int64_t at = 0; at < bytes; at += WN_LINE_BYTES)
-                    _mm_prefetch(row + at, _MM_HINT_T1);
-            }
+            for (int64_t j = 0; j < b->count; j++)
+                wn_fetch_row((const char *)view->data +
+                                 (offsets[i][j] + h * view->head_stride) * size,
+                             bytes, false);
     }
 }
 

@@ -202,10 +202,8 @@ static void find_rows(const group *g, int64_t first, int64_t count, const uint8_
  * them. */
 WN_INLINE void fetch_landmark(int64_t row_bytes, int64_t max_offset, const uint8_t *minimum)
 {
-    for (int64_t i = 0; i < row_bytes; i += 64) {
-        _mm_prefetch((const char *)minimum + i, _MM_HINT_T1);
-        _mm_prefetch((const char *)minimum + max_offset + i, _MM_HINT_T1);
-    }
+    wn_fetch_row(minimum, row_bytes, false);
+    wn_fetch_row(minimum + max_offset, row_bytes, false);
 }
 
 /* The last channels of a row that does not end with a whole vector. */

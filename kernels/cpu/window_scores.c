@@ -189,8 +189,7 @@ WN_INLINE void fetch_keys(const window *w, int64_t first, int64_t end)
         const char *key =
             (const char *)kv->k.data +
             wn_kv_offset(&kv->k, kv->tokens_per_page, page, w->head, place, 0) * bytes;
-        for (int64_t at = 0; at < kv->k.dim * bytes; at += 64)
-            _mm_prefetch(key + at, _MM_HINT_T1);
+        wn_fetch_row(key, kv->k.dim * bytes, false);
     }
 }
 
